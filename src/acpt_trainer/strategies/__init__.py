@@ -1,0 +1,1 @@
+"""The strategies: one file each, and nothing heavy is imported before one is used."""
