@@ -1,0 +1,15 @@
+"""ONNX Runtime training on current PyTorch: what breaks, what mends it, and proof that it ran.
+
+`onnxruntime-training` 1.19.2 (September 2024) is its last release and was made for the PyTorch of
+2024. The modules here let it train today's models:
+
+* `patches`: the list of reasons. One `Patch` a concept: what it patches, for which versions, why,
+  and when it can go.
+* `symbolics`: how PyTorch operators are exported so that ONNX Runtime can differentiate them.
+* `forward`: the model's forward pass, run by ONNX Runtime while training, in place.
+* `graph`: evidence read from the training graph.
+* `explain`: what an export failure means, and the way out.
+
+Nothing outside `acpt_trainer.strategies.ortmodule` uses them, and none is imported before an `ort`
+strategy starts.
+"""
