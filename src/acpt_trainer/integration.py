@@ -1,0 +1,309 @@
+"""The seam with Accelerate and Trainer: the only module that knows their internals.
+
+A strategy is bound to one accelerator *instance*: every model that is prepared for training passes
+through `accelerator.prepare`, whether DDP, DeepSpeed or nothing follows. Nothing global is changed
+and no training loop is copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
+
+from acpt_trainer.errors import ConfigurationError, NotEngagedError, Problem, raise_if_any
+from acpt_trainer.report import StrategyReport, versions
+from acpt_trainer.strategies.base import AcceleratorStrategy, Status, TrainingContext
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+TESTED = {"transformers": ("5.23", "5.24"), "accelerate": ("1.15", "1.16")}
+"""First tested version and first untested one of the libraries behind the seam."""
+
+_ATTRIBUTE = "_acpt_binding"
+
+
+class Binding:
+    """A strategy bound to one accelerator.
+
+    Args:
+        accelerator: The accelerator; its `prepare`, `unwrap_model`, `get_state_dict` are extended.
+        strategy: The strategy.
+        precision: The precision that was settled on.
+        owns: Tells which of the prepared objects is the model to train.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        strategy: AcceleratorStrategy,
+        precision: str,
+        owns: Callable[[Any], bool],
+    ) -> None:
+        self.accelerator = accelerator
+        self.strategy = strategy
+        self.precision = precision
+        self._owns = owns
+        self._verified = False
+        self._optimizer: Any = None
+        self._originals: dict[str, Any] = {}
+        for name in ("prepare", "unwrap_model", "get_state_dict"):
+            self._extend(name, getattr(self, f"_{name}"))
+        setattr(accelerator, _ATTRIBUTE, self)
+
+    def _extend(self, name: str, replacement: Callable[..., Any]) -> None:
+        original = getattr(self.accelerator, name)
+        self._originals[name] = original
+        setattr(
+            self.accelerator,
+            name,
+            functools.wraps(original)(functools.partial(replacement, original)),
+        )
+
+    # --- what is extended ------------------------------------------------------------------------
+
+    def _prepare(self, original: Callable[..., Any], *objects: Any, **kwargs: Any) -> Any:
+        position = next((i for i, o in enumerate(objects) if self._owns(o)), None)
+        if position is None:
+            return self._note_optimizer(original(*objects, **kwargs))
+        model = objects[position]
+        wrapped = self.strategy.wrap_model(model)
+        result = original(
+            *(wrapped if o is model else o for o in objects), **kwargs
+        )
+        prepared = result[position] if isinstance(result, (tuple, list)) else result
+        self.strategy.prepared(self.accelerator, prepared)
+        self._verified = False
+        return self._note_optimizer(result)
+
+    def _note_optimizer(self, result: Any) -> Any:
+        for item in result if isinstance(result, (tuple, list)) else (result,):
+            if hasattr(item, "param_groups") and hasattr(item, "step"):
+                self._optimizer = item
+        return result
+
+    def _unwrap_model(
+        self, original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        inner = original(model, *args, **kwargs)
+        while (peeled := self.strategy.unwrap_model(inner)) is not inner:
+            inner = original(peeled, *args, **kwargs)
+        return inner
+
+    def _get_state_dict(
+        self, original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Ties what the model ties.
+
+        Under DeepSpeed Accelerate clones every tensor, so that tied weights would be written twice
+        and a checkpoint's keys would depend on the strategy.
+        """
+        state = original(model, *args, **kwargs)
+        plain = self.accelerator.unwrap_model(model)
+        first: dict[int, str] = {}
+        for name, parameter in plain.named_parameters(remove_duplicate=False):
+            kept = first.setdefault(id(parameter), name)
+            if kept != name and kept in state and name in state:
+                state[name] = state[kept]
+        return state
+
+    # --- proof -----------------------------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Makes sure, after the first step, that the strategy ran it.
+
+        Raises:
+            NotEngagedError: If it did not; training must stop.
+        """
+        if self._verified:
+            return
+        status = self.strategy.status()
+        if status.status is not Status.ENGAGED:
+            raise NotEngagedError(
+                f"strategy {self.strategy.label!r} was asked for and did not run the first step "
+                f"({status.status}): {status.reason}.\n"
+                "    where: training stopped after the first step; nothing was saved\n"
+                "    fix:   mend what the reason says, or train with strategy='no_acc'"
+            )
+        self._verified = True
+
+    def report(self) -> StrategyReport:
+        """What really ran so far."""
+        status = self.strategy.status()
+        return StrategyReport(
+            strategy=self.strategy.label,
+            status=str(status.status),
+            reason=status.reason,
+            precision=self.precision,
+            device=self.accelerator.device.type,
+            world_size=self.accelerator.num_processes,
+            options=self.strategy.options(),
+            evidence=dict(status.evidence),
+            optimizer_state_bytes=optimizer_state_bytes(self._optimizer),
+            checkpoint_format=self.strategy.checkpoint_format,
+            versions=versions(),
+        )
+
+    def release(self) -> None:
+        """Closes the strategy: the model is plain again. The accelerator stays bound."""
+        self.strategy.close()
+
+
+def optimizer_state_bytes(optimizer: Any) -> int:
+    """Bytes of optimizer state in this process, under any of Accelerate's and DeepSpeed's wrappers.
+
+    Args:
+        optimizer: A prepared optimizer, or None.
+    """
+    while optimizer is not None and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return sum(
+        value.numel() * value.element_size()
+        for state in getattr(optimizer, "state", {}).values()
+        if isinstance(state, dict)
+        for value in state.values()
+        if hasattr(value, "element_size")
+    )
+
+
+def check_versions() -> None:
+    """Says once, by name, which library behind the seam is outside the tested versions."""
+    import importlib.metadata
+
+    for name, (first, beyond) in TESTED.items():
+        here = Version(importlib.metadata.version(name))
+        if not Version(first) <= here < Version(beyond):
+            logger.warning(
+                "%s %s is outside the versions that acpt_trainer is tested with (>=%s, <%s)",
+                name, here, first, beyond,
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def contained_environment() -> Iterator[None]:
+    """Keeps Accelerate's `ACCELERATE_USE_DEEPSPEED` from outliving the accelerator that set it.
+
+    Left in place it turns the next run in this process into a DeepSpeed run that nobody asked for.
+    """
+    name = "ACCELERATE_USE_DEEPSPEED"
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def create_accelerator(
+    strategy: str | AcceleratorStrategy, *, precision: str | None = "auto", **kwargs: Any
+) -> Accelerator:
+    """An `accelerate.Accelerator` whose training model a strategy accelerates.
+
+    For scripts with their own loop. `prepare`, `backward`, `unwrap_model` and the rest are used as
+    ever. After the first optimizer step the strategy must have engaged, or `backward` raises.
+
+    Args:
+        strategy: A strategy or its name.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        **kwargs: Given to `Accelerator`.
+
+    Returns:
+        The accelerator, bound to the strategy.
+
+    Raises:
+        ConfigurationError: If the strategy cannot run; with all problems at once.
+
+    Example:
+        >>> accelerator = create_accelerator("ort", precision="fp32")
+        >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    """
+    import torch
+    from accelerate import Accelerator
+    from torch import nn
+
+    from acpt_trainer.precision import choose_precision
+    from acpt_trainer.registry import resolve_strategy
+
+    check_versions()
+    chosen = resolve_strategy(strategy)
+    device = "cuda" if torch.cuda.is_available() and not kwargs.get("cpu") else "cpu"
+    settled = choose_precision(precision or "fp32", chosen, device) or "fp32"
+    context = TrainingContext(precision=settled, device=device)
+    problems = chosen.problems(context)
+    for name in ("mixed_precision", "deepspeed_plugin"):
+        if kwargs.get(name) is not None:
+            problems.append(
+                Problem(
+                    f"{name} is given beside a strategy",
+                    f"create_accelerator({name}=...)",
+                    "leave it out: precision= and strategy= decide it",
+                )
+            )
+    raise_if_any(problems, f"Cannot train with strategy {chosen.label!r}")
+    kwargs |= {"mixed_precision": "no" if settled == "fp32" else settled}
+    with contained_environment():
+        accelerator = Accelerator(**kwargs, **chosen.accelerator_kwargs(context))
+
+    owned: list[nn.Module] = []
+
+    def owns(candidate: Any) -> bool:
+        if not isinstance(candidate, nn.Module):
+            return False
+        if owned and owned[0] is not candidate:
+            raise ConfigurationError(
+                [
+                    Problem(
+                        "a second model is prepared, and a strategy accelerates one",
+                        type(candidate).__name__,
+                        "create one accelerator for each model",
+                    )
+                ]
+            )
+        raise_if_any(
+            chosen.problems(
+                TrainingContext(settled, device, accelerator.num_processes, None, candidate)
+            ),
+            f"Cannot train with strategy {chosen.label!r}",
+        )
+        owned[:] = [candidate]
+        return True
+
+    binding = Binding(accelerator, chosen, settled, owns)
+    stepped = False
+
+    def backward(original: Callable[..., Any], loss: Any, **options: Any) -> None:
+        nonlocal stepped
+        if stepped:
+            binding.verify()
+        original(loss, **options)
+        stepped = stepped or accelerator.sync_gradients
+
+    def end_training(original: Callable[..., Any]) -> None:
+        binding.release()
+        original()
+
+    binding._extend("backward", backward)
+    binding._extend("end_training", end_training)
+    return accelerator
+
+
+def strategy_report(accelerator: Accelerator) -> StrategyReport:
+    """What really ran on an accelerator that `create_accelerator` made.
+
+    Raises:
+        ValueError: If no strategy is bound to it.
+    """
+    binding: Binding | None = getattr(accelerator, _ATTRIBUTE, None)
+    if binding is None:
+        raise ValueError("no strategy is bound to this accelerator; see create_accelerator")
+    return binding.report()

@@ -1,0 +1,258 @@
+"""`Trainer`s whose training step a strategy accelerates; evaluation and saving stay plain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+
+from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
+from acpt_trainer.integration import Binding, check_versions, contained_environment
+from acpt_trainer.precision import apply_precision, choose_precision, precision_of
+from acpt_trainer.registry import resolve_strategy
+from acpt_trainer.report import StrategyReport, read_report, write_report
+from acpt_trainer.strategies.base import AcceleratorStrategy, TrainingContext
+from acpt_trainer.throughput import ThroughputCallback, batch_size_and_tokens
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class _VerifyCallback(TrainerCallback):  # type: ignore[misc]
+    """Stops training after the first step if the strategy did not run it."""
+
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.binding.verify()
+
+
+class AcceleratedTrainerMixin:
+    """Puts a strategy under any `Trainer` subclass.
+
+    `trainer.model` stays the plain model. The hyper-parameters are those of `TrainingArguments`.
+
+    Args:
+        *args: Arguments of the `Trainer`.
+        strategy: A strategy, or its name for `get_strategy`: `no_acc`, `ort`, `ds`, `ds_ort`, ...
+        precision: `auto`, `fp32`, `bf16` or `fp16`; None leaves it to `TrainingArguments`.
+        **kwargs: Keyword arguments of the `Trainer`.
+
+    Raises:
+        ConfigurationError: If the strategy cannot run as asked; with all problems at once.
+
+    Example:
+        >>> class MyTrainer(AcceleratedTrainerMixin, SomeTrainer): ...
+        >>> MyTrainer(model=model, args=args, train_dataset=data, strategy="ort").train()
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        strategy: str | AcceleratorStrategy = "no_acc",
+        precision: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_versions()
+        self.strategy = resolve_strategy(strategy)
+        self._asked_precision = precision
+        self._throughput = ThroughputCallback()
+        self._throughput.counts_batches = True
+        super().__init__(*args, **kwargs)
+        self.add_callback(_VerifyCallback(self._binding))  # type: ignore[attr-defined]
+        self.add_callback(self._throughput)  # type: ignore[attr-defined]
+
+    # --- the seam --------------------------------------------------------------------------------
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Checks and configures, lets `Trainer` build its accelerator, and binds the strategy."""
+        precision = self._configure()
+        with contained_environment():
+            super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        self._binding = Binding(
+            self.accelerator,  # type: ignore[attr-defined,has-type]
+            self.strategy,
+            precision,
+            owns=lambda candidate: candidate is self.model,  # type: ignore[attr-defined]
+        )
+
+    def _configure(self) -> str:
+        args = self.args  # type: ignore[attr-defined]
+        device = args.device.type
+        chosen = choose_precision(self._asked_precision, self.strategy, device)
+        problems = apply_precision(args, chosen) if chosen else []
+        precision = precision_of(args)
+        context = TrainingContext(precision, device, args.world_size, args, self.model)  # type: ignore[attr-defined]
+        problems += self.strategy.problems(context)
+        if args.n_gpu > 1:
+            problems.append(
+                Problem(
+                    f"one process sees {args.n_gpu} GPUs, and Trainer would use DataParallel",
+                    "the launch command",
+                    f"torchrun --nproc_per_node {args.n_gpu} ..., or set CUDA_VISIBLE_DEVICES=0",
+                )
+            )
+        raise_if_any(problems, f"Cannot train with strategy {self.strategy.label!r}")
+        self.strategy.configure(args)
+        return precision
+
+    # --- training --------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Trains as `Trainer.train` does, with the strategy around the step.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or True for the newest complete one.
+            **kwargs: See `Trainer.train`.
+
+        Raises:
+            ConfigurationError: If the checkpoint cannot be resumed under this strategy.
+            NotEngagedError: If the strategy did not run the first step.
+            GraphBuildError: If ONNX Runtime cannot train the model.
+        """
+        checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
+        # A second `train()` prepares anew, from the plain model: Trainer would keep the DDP or
+        # engine of the first, which the strategy has let go of.
+        self.model_wrapped = self.model  # type: ignore[attr-defined,has-type]
+        try:
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)  # type: ignore[misc]
+        finally:
+            self._binding.release()
+
+    def _resolve_checkpoint(self, asked: Any) -> str | None:
+        if asked is None or asked is False:
+            return None
+        args = self.args  # type: ignore[attr-defined]
+        if asked is True:
+            found = last_checkpoint(args.output_dir)
+            if found is None:
+                raise ConfigurationError(
+                    [
+                        Problem(
+                            "there is no complete checkpoint to resume from",
+                            f"output_dir={args.output_dir!r}",
+                            "train without resuming, or name a checkpoint folder",
+                        )
+                    ],
+                    "Cannot resume",
+                )
+            asked = found
+        problems = checkpoint_problems(asked, self.strategy, args.world_size)
+        raise_if_any(problems, "Cannot resume")
+        return os.fspath(asked)
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Counts what the batch holds and runs the step."""
+        main_input = getattr(self.model, "main_input_name", "input_ids")  # type: ignore[attr-defined]
+        self._throughput.meter.count(*batch_size_and_tokens(inputs, main_input))
+        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc,no-any-return]
+
+    # --- evaluation and saving -------------------------------------------------------------------
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates on the plain model, before training too.
+
+        Before `train()` `Trainer` would start a DeepSpeed engine for inference, which exists for
+        ZeRO-3 alone. Stages 1 and 2 keep the model whole in every process.
+        """
+        if not (self.is_deepspeed_enabled and self.deepspeed is None):  # type: ignore[attr-defined,has-type]
+            return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        self.is_deepspeed_enabled = False
+        self.model.to(self.args.device)  # type: ignore[attr-defined]
+        try:
+            return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.is_deepspeed_enabled = True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the plain model, with `strategy.json` beside it."""
+        super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
+        folder = output_dir or self.args.output_dir  # type: ignore[attr-defined]
+        if self.args.should_save and os.path.isdir(folder):  # type: ignore[attr-defined]
+            write_report(self.strategy_report(), folder)
+
+    def strategy_report(self) -> StrategyReport:
+        """What really ran, not what was asked."""
+        return self._binding.report()
+
+
+class AcceleratedTrainer(AcceleratedTrainerMixin, Trainer):  # type: ignore[misc]
+    """`transformers.Trainer` with a strategy; see `AcceleratedTrainerMixin`."""
+
+
+class AcceleratedSeq2SeqTrainer(AcceleratedTrainerMixin, Seq2SeqTrainer):  # type: ignore[misc]
+    """`transformers.Seq2SeqTrainer` with a strategy; see `AcceleratedTrainerMixin`."""
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """The newest complete checkpoint of a run.
+
+    A run that was killed while saving leaves a folder without `trainer_state.json`, which is
+    written last.
+
+    Args:
+        output_dir: The run's output folder.
+
+    Returns:
+        Its path, or None.
+    """
+    complete = [
+        (int(path.name.rpartition("-")[2]), path)
+        for path in Path(output_dir).glob("checkpoint-*")
+        if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
+    ]
+    return os.fspath(max(complete)[1]) if complete else None
+
+
+def checkpoint_problems(
+    checkpoint: str | os.PathLike[str], strategy: AcceleratorStrategy, world_size: int
+) -> list[Problem]:
+    """Why a checkpoint cannot be resumed under a strategy.
+
+    The model loads under every strategy; the optimizer's state does not: `Trainer` would start
+    with an empty one and say nothing.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        strategy: The strategy that is to resume it.
+        world_size: Number of processes.
+
+    Returns:
+        The problems, empty when it can be resumed.
+    """
+    folder = Path(checkpoint)
+    if not (folder / "trainer_state.json").is_file():
+        what = "is not a complete checkpoint: it has no trainer_state.json"
+        if not folder.is_dir():
+            what = "does not exist"
+        return [Problem(f"the checkpoint {what}", str(folder), "name another checkpoint folder")]
+    written = read_report(folder) or {}
+    # Without a report the files tell: DeepSpeed writes `latest`.
+    guess = "deepspeed" if (folder / "latest").is_file() else "torch"
+    format_ = written.get("checkpoint_format", guess)
+    who = written.get("strategy", "an unknown strategy")
+    start_anew = f"start anew from its weights: from_pretrained({str(folder)!r})"
+    if format_ != strategy.checkpoint_format:
+        return [
+            Problem(
+                f"the checkpoint's optimizer state was written by {who!r} in the {format_} format, "
+                f"and {strategy.label!r} resumes the {strategy.checkpoint_format} format",
+                str(folder),
+                f"resume with strategy={who!r}, or {start_anew}",
+            )
+        ]
+    ranks = written.get("world_size", world_size)
+    if format_ == "deepspeed" and ranks != world_size:
+        return [
+            Problem(
+                f"the checkpoint's optimizer state is split over {ranks} processes, and this run "
+                f"has {world_size}",
+                str(folder),
+                f"resume with {ranks} processes, or {start_anew}",
+            )
+        ]
+    return []
