@@ -1,0 +1,1 @@
+"""Parts of the data preparation: download, cleaning of the text, sample corpus, tokenizer."""
