@@ -22,6 +22,7 @@ from acpt_trainer.strategies.base import AcceleratorStrategy, Status, TrainingCo
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Binding:
         self.precision = precision
         self._owns = owns
         self._verified = False
+        self._alone = False
+        self._prepared_as: str | None = None
         self._optimizer: Any = None
         self._originals: dict[str, Any] = {}
         for name in ("prepare", "unwrap_model", "get_state_dict"):
@@ -75,12 +78,13 @@ class Binding:
         if position is None:
             return self._note_optimizer(original(*objects, **kwargs))
         model = objects[position]
+        _forget_evaluation(model)
         wrapped = self.strategy.wrap_model(model)
-        result = original(
-            *(wrapped if o is model else o for o in objects), **kwargs
-        )
+        result = original(*(wrapped if o is model else o for o in objects), **kwargs)
         prepared = result[position] if isinstance(result, (tuple, list)) else result
         self.strategy.prepared(self.accelerator, prepared)
+        self._prepared_as = type(prepared).__name__
+        self._alone = self.accelerator.num_processes > 1 and prepared is wrapped
         self._verified = False
         return self._note_optimizer(result)
 
@@ -133,6 +137,13 @@ class Binding:
                 "    where: training stopped after the first step; nothing was saved\n"
                 "    fix:   mend what the reason says, or train with strategy='no_acc'"
             )
+        if self._alone:
+            raise NotEngagedError(
+                f"each of the {self.accelerator.num_processes} processes trains alone: Accelerate "
+                f"left the {self._prepared_as} without DDP, so gradients are not averaged.\n"
+                "    where: training stopped after the first step; nothing was saved\n"
+                "    fix:   give the Trainer a plain model that no other accelerator prepared"
+            )
         self._verified = True
 
     def report(self) -> StrategyReport:
@@ -145,6 +156,7 @@ class Binding:
             precision=self.precision,
             device=self.accelerator.device.type,
             world_size=self.accelerator.num_processes,
+            parallel=self._prepared_as,
             options=self.strategy.options(),
             evidence=dict(status.evidence),
             optimizer_state_bytes=optimizer_state_bytes(self._optimizer),
@@ -155,6 +167,18 @@ class Binding:
     def release(self) -> None:
         """Closes the strategy: the model is plain again. The accelerator stays bound."""
         self.strategy.close()
+
+
+def _forget_evaluation(model: Any) -> None:
+    """Lets a model that was evaluated before training be prepared for training as well.
+
+    Evaluation marks the plain model as prepared, and Accelerate 1.15 then returns it as it is: over
+    several processes without DDP, so that each silently trains alone.
+    """
+    from accelerate.utils import extract_model_from_parallel
+
+    if model.__dict__.pop("_is_accelerate_prepared", False):
+        extract_model_from_parallel(model, keep_fp32_wrapper=False)
 
 
 def optimizer_state_bytes(optimizer: Any) -> int:
@@ -204,6 +228,45 @@ def contained_environment() -> Iterator[None]:
             os.environ[name] = before
 
 
+def launched_processes() -> int:
+    """How many processes the launcher started, by its environment."""
+    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
+
+
+def join_processes(args: TrainingArguments) -> list[Problem]:
+    """Makes the training arguments see every process that the launcher started.
+
+    On a machine without an accelerator Accelerate overlooks `torchrun` unless `use_cpu=True` is
+    said: each process then trains alone, on the same data, with no error.
+
+    Args:
+        args: The arguments; changed if they overlook the processes.
+
+    Returns:
+        A problem if they still do.
+    """
+    import torch
+
+    if args.world_size == launched_processes():
+        return []
+    if not torch.cuda.is_available() and args.device.type == "cpu" and not args.use_cpu:
+        args.use_cpu = True
+        args.dataloader_pin_memory = False
+        # transformers caches here what it found of devices and processes; reading sets it up anew.
+        args.__dict__.pop("_setup_devices", None)
+        _ = args.device
+    if args.world_size == launched_processes():
+        return []
+    return [
+        Problem(
+            f"the launcher started {launched_processes()} processes and the training arguments see "
+            f"{args.world_size}",
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')}",
+            "make TrainingArguments after the launcher's variables are set, or unset WORLD_SIZE",
+        )
+    ]
+
+
 def create_accelerator(
     strategy: str | AcceleratorStrategy, *, precision: str | None = "auto", **kwargs: Any
 ) -> Accelerator:
@@ -228,7 +291,7 @@ def create_accelerator(
         >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     """
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
     from torch import nn
 
     from acpt_trainer.precision import choose_precision
@@ -252,6 +315,10 @@ def create_accelerator(
     raise_if_any(problems, f"Cannot train with strategy {chosen.label!r}")
     kwargs |= {"mixed_precision": "no" if settled == "fp32" else settled}
     with contained_environment():
+        if device == "cpu" and launched_processes() > 1:
+            # See `join_processes`. Not Accelerator(cpu=True), which leaves DeepSpeed out.
+            PartialState(cpu=True)
+            kwargs.pop("cpu", None)
         accelerator = Accelerator(**kwargs, **chosen.accelerator_kwargs(context))
 
     owned: list[nn.Module] = []

@@ -35,6 +35,7 @@ class StrategyReport(Mapping[str, Any]):
         precision: `fp32`, `bf16` or `fp16`.
         device: Type of the device.
         world_size: Number of processes.
+        parallel: Class of the prepared model: the model's own, or what distributes it.
         options: Options of the strategy.
         evidence: What was measured in the first step and since.
         optimizer_state_bytes: Bytes of optimizer state that this process holds.
@@ -48,6 +49,7 @@ class StrategyReport(Mapping[str, Any]):
     precision: str
     device: str
     world_size: int
+    parallel: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     optimizer_state_bytes: int = 0

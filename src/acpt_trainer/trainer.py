@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
-from acpt_trainer.integration import Binding, check_versions, contained_environment
+from acpt_trainer.integration import (
+    Binding,
+    check_versions,
+    contained_environment,
+    join_processes,
+)
 from acpt_trainer.precision import apply_precision, choose_precision, precision_of
 from acpt_trainer.registry import resolve_strategy
 from acpt_trainer.report import StrategyReport, read_report, write_report
@@ -82,9 +87,10 @@ class AcceleratedTrainerMixin:
 
     def _configure(self) -> str:
         args = self.args  # type: ignore[attr-defined]
+        problems = join_processes(args)
         device = args.device.type
         chosen = choose_precision(self._asked_precision, self.strategy, device)
-        problems = apply_precision(args, chosen) if chosen else []
+        problems += apply_precision(args, chosen) if chosen else []
         precision = precision_of(args)
         context = TrainingContext(precision, device, args.world_size, args, self.model)  # type: ignore[attr-defined]
         problems += self.strategy.problems(context)
