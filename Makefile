@@ -1,0 +1,55 @@
+# make demo | make test | make lint: each makes the environment first, and works twice in a row.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CXX ?= c++
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := ort,deepspeed,example,dev
+
+.PHONY: help check env demo test lint format clean
+
+help:
+	@echo "make demo    fine-tune a small GPT-2 with all four run configs; results in outputs/demo"
+	@echo "             HOMER_CACHE=DIR make demo trains on the real text found there"
+	@echo "make test    the whole test suite"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   remove the environment and outputs"
+
+check:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "error: Python 3.11 is needed (onnxruntime-training 1.19.2 has no build for newer ones)." >&2; \
+	  echo "    where: PYTHON=$(PYTHON)" >&2; \
+	  echo "    fix:   install Python 3.11, or run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: Python's venv module is needed." >&2; \
+	  echo "    fix:   install the package python3.11-venv" >&2; exit 2; }
+	@command -v "$(CXX)" >/dev/null || { \
+	  echo "error: a C++ compiler is needed: DeepSpeed compiles its CPU communication at first use." >&2; \
+	  echo "    where: CXX=$(CXX)" >&2; \
+	  echo "    fix:   install g++ or clang++, or set CXX" >&2; exit 2; }
+
+env: check $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV) (a minute or two) ..."
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+demo: env
+	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" examples/homer_gpt2/demo.py --output_dir outputs/demo
+
+test: env
+	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m pytest
+
+lint: env
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/mypy"
+
+format: env
+	@"$(BIN)/ruff" check --fix .
+	@"$(BIN)/ruff" format .
+
+clean:
+	rm -rf "$(VENV)" outputs build dist *.egg-info
