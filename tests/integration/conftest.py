@@ -1,0 +1,81 @@
+"""Real training runs, each strategy and number of processes in processes of its own, made once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORKER = Path(__file__).with_name("worker.py")
+STRATEGIES = ("no_acc", "ort", "ds", "ds_ort")
+
+
+def launch(command: list[str], processes: int, timeout: int = 400) -> subprocess.CompletedProcess:
+    """Runs a Python command line, under torchrun for several processes."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc_per_node", str(processes)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
+    return subprocess.run(
+        [*launcher, *command], capture_output=True, text=True, env=env, timeout=timeout, check=False
+    )
+
+
+class Runs:
+    """Trains scenarios on demand and keeps the results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.all = cache(self._all)
+
+    def output(self, strategy: str, processes: int, scenario: str) -> Path:
+        return self.folder / f"{strategy}_{processes}" / scenario
+
+    def _scenarios(self, strategy: str, processes: int) -> dict[str, dict[str, Any]]:
+        def out(name: str) -> str:
+            return str(self.output(strategy, processes, name))
+
+        dropout = {"dropout": 0.1, "steps": 8, "save_steps": 4}
+        made: dict[str, dict[str, Any]] = {
+            "plain": {"save_steps": 10, "save": True},
+            "resumed": {"save_steps": 100, "resume_from": f"{out('plain')}/checkpoint-10"},
+            "smoothed": {"label_smoothing": 0.1},
+            "accumulated": {"batch": processes, "accumulation": 8 // processes},
+            "dropout": dropout,
+            "dropout_resumed": {**dropout, "resume_from": f"{out('dropout')}/checkpoint-4"},
+            "eager_attention": {"attention": "eager", "steps": 5},
+        }
+        if processes > 1:
+            made["evaluated_first"] = {"evaluate_first": True, "steps": 5}
+        if processes == 1 and "ort" not in strategy:
+            made["bf16"] = {"bf16": True, "steps": 5}
+        return {name: {**s, "output_dir": out(name)} for name, s in made.items()}
+
+    def train(
+        self, strategy: str, processes: int, scenarios: dict[str, dict[str, Any]], tag: str
+    ) -> dict[str, Any]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        asked = self.folder / f"{tag}.json"
+        answer = self.folder / f"{tag}.results.json"
+        asked.write_text(json.dumps(scenarios))
+        done = launch([str(WORKER), strategy, str(asked), str(answer)], processes)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+        return json.loads(answer.read_text())
+
+    def _all(self, strategy: str, processes: int) -> dict[str, Any]:
+        scenarios = self._scenarios(strategy, processes)
+        return self.train(strategy, processes, scenarios, f"{strategy}_{processes}")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
