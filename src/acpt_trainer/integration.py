@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class Binding:
         self._prepared_as: str | None = None
         self._optimizer: Any = None
         self._originals: dict[str, Any] = {}
-        for name in ("prepare", "unwrap_model", "get_state_dict"):
+        for name in ("prepare", "unwrap_model", "get_state_dict", "clip_grad_norm_"):
             self._extend(name, getattr(self, f"_{name}"))
         setattr(accelerator, _ATTRIBUTE, self)
 
@@ -118,6 +119,26 @@ class Binding:
             if kept != name and kept in state and name in state:
                 state[name] = state[kept]
         return state
+
+    def _clip_grad_norm_(
+        self, original: Callable[..., Any], parameters: Any, max_norm: float, *args: Any
+    ) -> Any:
+        """Refuses a clipping that the engine would ignore: it clips by its own config."""
+        engine = self.strategy.clips_to()
+        if engine is not None and math.isfinite(max_norm) and max_norm != engine:
+            raise ConfigurationError(
+                [
+                    Problem(
+                        f"the script clips gradients to {max_norm}, and the engine clips to "
+                        f"{engine or 'nothing'} inside its own step",
+                        f"accelerator.clip_grad_norm_(parameters, {max_norm})",
+                        "say it in the engine's config: get_strategy('ds').build("
+                        f"config={{'gradient_clipping': {max_norm}}})",
+                    )
+                ],
+                "Cannot clip gradients",
+            )
+        return original(parameters, max_norm, *args)
 
     # --- proof -----------------------------------------------------------------------------------
 

@@ -141,9 +141,7 @@ def register_strategy(
     if cls is None:
 
         def decorate(decorated: _C) -> _C:
-            register_strategy(
-                name, decorated, description=description, override=override, **preset
-            )
+            register_strategy(name, decorated, description=description, override=override, **preset)
             return decorated
 
         return decorate
@@ -186,9 +184,7 @@ def get_strategy(name: str) -> StrategySpec:
         IncompatibleStrategiesError: If the strategies cannot be combined.
     """
     if not isinstance(name, str):
-        raise UnknownStrategyError(
-            [_not_a_strategy(name)], headline="Cannot look up a strategy"
-        )
+        raise UnknownStrategyError([_not_a_strategy(name)], headline="Cannot look up a strategy")
     _load_entry_points()
     if "+" in name:
         return _combine(name)

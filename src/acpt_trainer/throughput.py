@@ -125,9 +125,7 @@ class ThroughputCallback(TrainerCallback):
 
     on_evaluate = on_save = _resume
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Adds the metrics to the last log of `train()`, which becomes its result."""
         if logs and "train_runtime" in logs:
             logs.update(self.meter.metrics())

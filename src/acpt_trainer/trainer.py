@@ -151,7 +151,9 @@ class AcceleratedTrainerMixin:
         raise_if_any(problems, "Cannot resume")
         return os.fspath(asked)
 
-    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Counts what the batch holds and runs the step."""
         main_input = getattr(self.model, "main_input_name", "input_ids")  # type: ignore[attr-defined]
         self._throughput.meter.count(*batch_size_and_tokens(inputs, main_input))

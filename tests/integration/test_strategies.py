@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def losses(result: dict[str, Any]) -> dict[int, float]:
-    return {step: loss for step, loss in result["losses"]}
+    return dict(result["losses"])
 
 
 def largest_difference(a: dict[str, Any], b: dict[str, Any], first: int = 0) -> float:
@@ -103,9 +103,7 @@ def test_dropout_is_on(runs: Runs, strategy: str) -> None:
 
 @each_world
 @each_strategy
-def test_report_shows_that_the_strategy_engaged(
-    runs: Runs, strategy: str, processes: int
-) -> None:
+def test_report_shows_that_the_strategy_engaged(runs: Runs, strategy: str, processes: int) -> None:
     report = runs.all(strategy, processes)["plain"]["report"]
     evidence = report["evidence"]
 
@@ -152,9 +150,7 @@ def test_model_is_plain_after_training(runs: Runs, strategy: str, processes: int
 
 @each_world
 @each_strategy
-def test_checkpoint_loads_in_plain_transformers(
-    runs: Runs, strategy: str, processes: int
-) -> None:
+def test_checkpoint_loads_in_plain_transformers(runs: Runs, strategy: str, processes: int) -> None:
     runs.all(strategy, processes)
     runs.all("no_acc", 1)
     checkpoint = runs.output(strategy, processes, "plain") / "checkpoint-10"

@@ -9,9 +9,17 @@ from types import TracebackType
 from acpt_trainer.errors import GraphBuildError
 
 _UNSUPPORTED = re.compile(r"Exporting the operator '?(?P<op>[\w:.]+)'? to ONNX")
-_UNSUPPORTED_MODE = re.compile(r"Unsupported: ONNX export of operator (?P<op>[\w:.]+)[,.]?(?P<why>[^\n]*)")
+_UNSUPPORTED_MODE = re.compile(
+    r"Unsupported: ONNX export of operator (?P<op>[\w:.]+)[,.]?(?P<why>[^\n]*)"
+)
 _NO_KERNEL = re.compile(r"Could not find an implementation for (?:the node )?(?P<op>[\w:./() -]+)")
-_ENGINE_FILES = ("onnxruntime", "torch/onnx", "torch/jit", "torch/nn/modules/module.py", "contextlib")
+_ENGINE_FILES = (
+    "onnxruntime",
+    "torch/onnx",
+    "torch/jit",
+    "torch/nn/modules/module.py",
+    "contextlib",
+)
 
 WAY_OUT = (
     "train this model with strategy='no_acc' (PyTorch) or 'ds' (DeepSpeed ZeRO-1), "

@@ -153,7 +153,7 @@ class OrtForward:
     def __reduce__(self) -> Any:
         # Copies and pickles of the model get the original forward, bound to the copy.
         if getattr(self.original, "__self__", None) is self.model:
-            return types.MethodType, (self.original.__func__, self.model)
+            return _bound, (self.original.__func__, self.model)
         return _identity, (self.original,)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -311,6 +311,10 @@ def _identity(value: Any) -> Any:
     return value
 
 
+def _bound(function: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
+    return types.MethodType(function, model)
+
+
 def _tensors(outputs: Any) -> Sequence[torch.Tensor]:
     return [outputs] if torch.is_tensor(outputs) else list(outputs)
 
@@ -358,5 +362,3 @@ def detach(model: nn.Module) -> None:
     forward = model.__dict__.get("forward")
     if isinstance(forward, OrtForward):
         forward.release()
-
-

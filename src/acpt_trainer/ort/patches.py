@@ -95,7 +95,6 @@ def _exporter_moved() -> bool:
 
 
 def _alias_exporter(stack: ExitStack) -> None:
-    import torch.onnx
 
     for old, new in (
         ("torch.onnx._internal.jit_utils", "jit_utils"),
@@ -120,7 +119,9 @@ def _extensions_absent() -> bool:
         return False
     folder = os.path.join(spec.submodule_search_locations[0], *_EXTENSIONS.split(".")[1:])
     return not any(
-        name.endswith((".so", ".dll", ".dylib")) for _, _, names in os.walk(folder) for name in names
+        name.endswith((".so", ".dll", ".dylib"))
+        for _, _, names in os.walk(folder)
+        for name in names
     )
 
 

@@ -94,9 +94,7 @@ def scaled_dot_product_attention(
         attn_mask = opset14._causal_attention_mask(g, query, key)
     rank = helper._get_tensor_rank(key)
     swapped = [*range(rank - 2), rank - 1, rank - 2]
-    scores = g.op(
-        "MatMul", g.op("Mul", query, scale), g.op("Transpose", key, perm_i=swapped)
-    )
+    scores = g.op("MatMul", g.op("Mul", query, scale), g.op("Transpose", key, perm_i=swapped))
     keep = None
     dtype = _scalar_type(query).dtype()
     if _given(attn_mask):
@@ -199,9 +197,7 @@ def constant_chunk(upstream: Callable[..., Any]) -> Callable[..., Any]:
     return symbolic
 
 
-def diff(
-    g: Any, self: Any, n: Any, dim: Any, prepend: Any = None, append: Any = None
-) -> Any:
+def diff(g: Any, self: Any, n: Any, dim: Any, prepend: Any = None, append: Any = None) -> Any:
     """`torch.diff`, which has no symbolic; transformers' packed-sequence masks use it."""
     helper = _helper()
     n, dim = helper._maybe_get_const(n, "i"), helper._maybe_get_const(dim, "i")
@@ -223,7 +219,7 @@ def cumsum(g: Any, self: Any, dim: Any, dtype: Any = None) -> Any:
 
     opset11 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset11")
     kind = _scalar_type(self).name
-    if kind in ("FLOAT", "DOUBLE", "INT", "INT64") or _given(dtype) and kind != "BOOL":
+    if kind in ("FLOAT", "DOUBLE", "INT", "INT64") or (_given(dtype) and kind != "BOOL"):
         return opset11.cumsum(g, self, dim, dtype)
     target = _FLOAT if kind in ("HALF", "BFLOAT16") else _INT64
     axis = dim
@@ -303,7 +299,10 @@ def registered() -> Iterator[None]:
 
     Taken out, a `torch.onnx.export` of the user's own is as without us.
     """
-    from onnxruntime.training.ortmodule import _custom_gradient_registry, _custom_op_symbolic_registry
+    from onnxruntime.training.ortmodule import (
+        _custom_gradient_registry,
+        _custom_op_symbolic_registry,
+    )
     from torch.onnx import unregister_custom_op_symbolic
 
     registry = _custom_op_symbolic_registry.CustomOpSymbolicRegistry

@@ -25,7 +25,7 @@ class Layer(enum.IntEnum):
     """Owns the optimizer and the distribution."""
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     """Whether a strategy ran the step."""
 
     PENDING = "pending"
@@ -170,6 +170,10 @@ class AcceleratorStrategy(ABC):
 
     def prepared(self, accelerator: Any, model: nn.Module) -> None:
         """Takes note of what `accelerator.prepare` made of the model (DDP, an engine, ...)."""
+
+    def clips_to(self) -> float | None:
+        """The gradient norm to which the engine itself clips; None where the script does."""
+        return None
 
     @abstractmethod
     def status(self) -> StrategyStatus:

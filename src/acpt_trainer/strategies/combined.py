@@ -124,6 +124,10 @@ class CombinedStrategy(AcceleratorStrategy):
         for part in self.parts:
             part.prepared(accelerator, model)
 
+    def clips_to(self) -> float | None:
+        """What the engine among the parts clips to."""
+        return next((c for p in self.parts if (c := p.clips_to()) is not None), None)
+
     def status(self) -> StrategyStatus:
         """Engaged when every part is; the evidence is by part."""
         statuses = {part.label: part.status() for part in self.parts}

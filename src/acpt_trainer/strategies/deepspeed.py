@@ -200,7 +200,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
                 )
             ]
         stage = self.zero_stage if self.zero_stage is not None else stage
-        if stage is None or stage in STAGES and not isinstance(stage, bool):
+        if stage is None or (stage in STAGES and not isinstance(stage, bool)):
             return []
         return [
             Problem(
@@ -231,6 +231,9 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         config = self.resolved_config(None)
         for name in ("bf16", "fp16"):
             config[name]["enabled"] = context.precision == name
+        if config["gradient_clipping"] == "auto":
+            # Accelerate would fill in 1.0, which the script did not ask for.
+            config["gradient_clipping"] = 0.0
         return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=config)}
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
@@ -238,6 +241,10 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         _single_process_rendezvous()
         self._last = None
         return model
+
+    def clips_to(self) -> float | None:
+        """DeepSpeed clips inside its step; 0 means not at all."""
+        return None if self._engine is None else float(self._engine.gradient_clipping())
 
     # --- evidence --------------------------------------------------------------------------------
 

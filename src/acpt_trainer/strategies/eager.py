@@ -59,7 +59,9 @@ class EagerStrategy(AcceleratorStrategy):
         self._evidence = {
             "model": type(model).__name__,
             "distributed": str(accelerator.distributed_type).rsplit(".", 1)[-1],
-            "autocast": None if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+            "autocast": None
+            if accelerator.mixed_precision == "no"
+            else accelerator.mixed_precision,
         }
         if self._precision is not None and accelerator.mixed_precision != asked:
             self._evidence["asked_precision"] = self._precision

@@ -62,9 +62,15 @@ class OrtStrategy(AcceleratorStrategy):
     def problems(self, context: TrainingContext) -> list[Problem]:
         """What ORTModule cannot run, refused by name before anything is trained."""
         found = super().problems(context)
-        if isinstance(self.max_graphs, bool) or not isinstance(self.max_graphs, int) or self.max_graphs < 1:
+        if (
+            isinstance(self.max_graphs, bool)
+            or not isinstance(self.max_graphs, int)
+            or self.max_graphs < 1
+        ):
             found.append(
-                Problem(f"max_graphs is {self.max_graphs!r}", "options of 'ort'", "give an int >= 1")
+                Problem(
+                    f"max_graphs is {self.max_graphs!r}", "options of 'ort'", "give an int >= 1"
+                )
             )
         policy = os.environ.get(_FALLBACK)
         if policy not in (None, "FALLBACK_DISABLE"):
@@ -208,8 +214,12 @@ def _model_problems(model: nn.Module) -> list[Problem]:
 
     found = []
     if getattr(model, "is_gradient_checkpointing", False):
-        found.append(_checkpointing_problem(f"{type(model).__name__}.gradient_checkpointing_enable()"))
-    tracked = [n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        found.append(
+            _checkpointing_problem(f"{type(model).__name__}.gradient_checkpointing_enable()")
+        )
+    tracked = [
+        n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+    ]
     if tracked:
         found.append(
             Problem(
