@@ -27,14 +27,14 @@ _PUBLIC = {
     "ThroughputCallback": "throughput",
     "TrainingContext": "strategies.base",
     "available_strategies": "registry",
-    "create_accelerator": "integration",
+    "create_accelerator": "accelerator",
     "get_strategy": "registry",
     "last_checkpoint": "trainer",
     "peak_memory_mb": "measure.memory",
     "raise_if_any": "errors",
     "register_strategy": "registry",
     "reported_errors": "errors",
-    "strategy_report": "integration",
+    "strategy_report": "accelerator",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

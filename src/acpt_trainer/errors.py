@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except AcptError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Every process finds the same configuration wrong: the first says it for all.
+        if not isinstance(error, ConfigurationError) or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR_STATUS) from error
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr, flush=True)

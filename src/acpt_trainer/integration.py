@@ -7,30 +7,28 @@ and no training loop is copied.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from acpt_trainer.errors import ConfigurationError, NotEngagedError, Problem, raise_if_any
+from acpt_trainer.errors import ConfigurationError, NotEngagedError, Problem
 from acpt_trainer.report import StrategyReport, versions
-from acpt_trainer.strategies.base import AcceleratorStrategy, Status, TrainingContext
+from acpt_trainer.strategies.base import AcceleratorStrategy, Status
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
 TESTED = {"transformers": ("5.23", "5.24"), "accelerate": ("1.15", "1.16")}
 """First tested version and first untested one of the libraries behind the seam."""
 
-_ATTRIBUTE = "_acpt_binding"
+ATTRIBUTE = "_acpt_binding"
+"""Where an accelerator keeps its binding."""
 
 
 class Binding:
@@ -61,7 +59,7 @@ class Binding:
         self._originals: dict[str, Any] = {}
         for name in ("prepare", "unwrap_model", "get_state_dict", "clip_grad_norm_"):
             self._extend(name, getattr(self, f"_{name}"))
-        setattr(accelerator, _ATTRIBUTE, self)
+        setattr(accelerator, ATTRIBUTE, self)
 
     def _extend(self, name: str, replacement: Callable[..., Any]) -> None:
         original = getattr(self.accelerator, name)
@@ -75,9 +73,10 @@ class Binding:
     # --- what is extended ------------------------------------------------------------------------
 
     def _prepare(self, original: Callable[..., Any], *objects: Any, **kwargs: Any) -> Any:
-        position = next((i for i, o in enumerate(objects) if self._owns(o)), None)
-        if position is None:
+        owned = [i for i, candidate in enumerate(objects) if self._owns(candidate)]
+        if not owned:
             return self._note_optimizer(original(*objects, **kwargs))
+        position = owned[0]
         model = objects[position]
         _forget_evaluation(model)
         wrapped = self.strategy.wrap_model(model)
@@ -219,179 +218,18 @@ def optimizer_state_bytes(optimizer: Any) -> int:
     )
 
 
+_said: set[str] = set()
+
+
 def check_versions() -> None:
-    """Says once, by name, which library behind the seam is outside the tested versions."""
+    """Says, once a process and by name, what is outside the versions tested with the seam."""
     import importlib.metadata
 
     for name, (first, beyond) in TESTED.items():
         here = Version(importlib.metadata.version(name))
-        if not Version(first) <= here < Version(beyond):
+        if not Version(first) <= here < Version(beyond) and name not in _said:
+            _said.add(name)
             logger.warning(
                 "%s %s is outside the versions that acpt_trainer is tested with (>=%s, <%s)",
                 name, here, first, beyond,
             )  # fmt: skip
-
-
-@contextlib.contextmanager
-def contained_environment() -> Iterator[None]:
-    """Keeps Accelerate's `ACCELERATE_USE_DEEPSPEED` from outliving the accelerator that set it.
-
-    Left in place it turns the next run in this process into a DeepSpeed run that nobody asked for.
-    """
-    name = "ACCELERATE_USE_DEEPSPEED"
-    before = os.environ.get(name)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
-
-
-def launched_processes() -> int:
-    """How many processes the launcher started, by its environment."""
-    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
-
-
-def join_processes(args: TrainingArguments) -> list[Problem]:
-    """Makes the training arguments see every process that the launcher started.
-
-    On a machine without an accelerator Accelerate overlooks `torchrun` unless `use_cpu=True` is
-    said: each process then trains alone, on the same data, with no error.
-
-    Args:
-        args: The arguments; changed if they overlook the processes.
-
-    Returns:
-        A problem if they still do.
-    """
-    import torch
-
-    if args.world_size == launched_processes():
-        return []
-    if not torch.cuda.is_available() and args.device.type == "cpu" and not args.use_cpu:
-        args.use_cpu = True
-        args.dataloader_pin_memory = False
-        # transformers caches here what it found of devices and processes; reading sets it up anew.
-        args.__dict__.pop("_setup_devices", None)
-        _ = args.device
-    if args.world_size == launched_processes():
-        return []
-    return [
-        Problem(
-            f"the launcher started {launched_processes()} processes and the training arguments see "
-            f"{args.world_size}",
-            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')}",
-            "make TrainingArguments after the launcher's variables are set, or unset WORLD_SIZE",
-        )
-    ]
-
-
-def create_accelerator(
-    strategy: str | AcceleratorStrategy, *, precision: str | None = "auto", **kwargs: Any
-) -> Accelerator:
-    """An `accelerate.Accelerator` whose training model a strategy accelerates.
-
-    For scripts with their own loop. `prepare`, `backward`, `unwrap_model` and the rest are used as
-    ever. After the first optimizer step the strategy must have engaged, or `backward` raises.
-
-    Args:
-        strategy: A strategy or its name.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
-        **kwargs: Given to `Accelerator`.
-
-    Returns:
-        The accelerator, bound to the strategy.
-
-    Raises:
-        ConfigurationError: If the strategy cannot run; with all problems at once.
-
-    Example:
-        >>> accelerator = create_accelerator("ort", precision="fp32")
-        >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    """
-    import torch
-    from accelerate import Accelerator, PartialState
-    from torch import nn
-
-    from acpt_trainer.precision import choose_precision
-    from acpt_trainer.registry import resolve_strategy
-
-    check_versions()
-    chosen = resolve_strategy(strategy)
-    device = "cuda" if torch.cuda.is_available() and not kwargs.get("cpu") else "cpu"
-    settled = choose_precision(precision or "fp32", chosen, device) or "fp32"
-    context = TrainingContext(precision=settled, device=device)
-    problems = chosen.problems(context)
-    for name in ("mixed_precision", "deepspeed_plugin"):
-        if kwargs.get(name) is not None:
-            problems.append(
-                Problem(
-                    f"{name} is given beside a strategy",
-                    f"create_accelerator({name}=...)",
-                    "leave it out: precision= and strategy= decide it",
-                )
-            )
-    raise_if_any(problems, f"Cannot train with strategy {chosen.label!r}")
-    kwargs |= {"mixed_precision": "no" if settled == "fp32" else settled}
-    with contained_environment():
-        if device == "cpu" and launched_processes() > 1:
-            # See `join_processes`. Not Accelerator(cpu=True), which leaves DeepSpeed out.
-            PartialState(cpu=True)
-            kwargs.pop("cpu", None)
-        accelerator = Accelerator(**kwargs, **chosen.accelerator_kwargs(context))
-
-    owned: list[nn.Module] = []
-
-    def owns(candidate: Any) -> bool:
-        if not isinstance(candidate, nn.Module):
-            return False
-        if owned and owned[0] is not candidate:
-            raise ConfigurationError(
-                [
-                    Problem(
-                        "a second model is prepared, and a strategy accelerates one",
-                        type(candidate).__name__,
-                        "create one accelerator for each model",
-                    )
-                ]
-            )
-        raise_if_any(
-            chosen.problems(
-                TrainingContext(settled, device, accelerator.num_processes, None, candidate)
-            ),
-            f"Cannot train with strategy {chosen.label!r}",
-        )
-        owned[:] = [candidate]
-        return True
-
-    binding = Binding(accelerator, chosen, settled, owns)
-    stepped = False
-
-    def backward(original: Callable[..., Any], loss: Any, **options: Any) -> None:
-        nonlocal stepped
-        if stepped:
-            binding.verify()
-        original(loss, **options)
-        stepped = stepped or accelerator.sync_gradients
-
-    def end_training(original: Callable[..., Any]) -> None:
-        binding.release()
-        original()
-
-    binding._extend("backward", backward)
-    binding._extend("end_training", end_training)
-    return accelerator
-
-
-def strategy_report(accelerator: Accelerator) -> StrategyReport:
-    """What really ran on an accelerator that `create_accelerator` made.
-
-    Raises:
-        ValueError: If no strategy is bound to it.
-    """
-    binding: Binding | None = getattr(accelerator, _ATTRIBUTE, None)
-    if binding is None:
-        raise ValueError("no strategy is bound to this accelerator; see create_accelerator")
-    return binding.report()

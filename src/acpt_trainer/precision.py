@@ -73,7 +73,7 @@ def choose_precision(asked: str | None, strategy: AcceleratorStrategy, device: s
 
 def precision_of(args: TrainingArguments) -> str:
     """The precision that training arguments (and `ACCELERATE_MIXED_PRECISION`) ask for."""
-    return _FROM_ACCELERATE.get(args.mixed_precision, args.mixed_precision)
+    return _FROM_ACCELERATE.get(args.mixed_precision, str(args.mixed_precision))
 
 
 def apply_precision(args: TrainingArguments, precision: str) -> list[Problem]:

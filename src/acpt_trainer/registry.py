@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
@@ -15,6 +17,8 @@ from acpt_trainer.errors import (
     UnknownStrategyError,
 )
 from acpt_trainer.strategies.base import AcceleratorStrategy
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "acpt_trainer.strategies"
 """Entry-point group with which other packages register their strategies."""
@@ -77,14 +81,21 @@ class StrategySpec:
 
     def problems(self) -> list[Problem]:
         """What is missing on this machine for it to run; empty when it is available."""
-        if "parts" in self.preset:
-            parts = [get_strategy(part).problems() for part in self.preset["parts"]]
-            return [problem for problems in parts for problem in problems]
         try:
             requires = self.load().requires
-        except ImportError as error:
-            return [Problem(str(error), f"strategy {self.name!r}", "install what it imports")]
-        return [r.problem(self.name) for r in requires if not r.installed()]
+        except Exception as error:  # another package's fault must not hide the other names
+            what = f"{type(error).__name__}: {error}"
+            return [Problem(what, f"strategy {self.name!r}", "mend or uninstall its package")]
+        found = [r.problem(self.name) for r in requires if not r.installed()]
+        for part in self.preset.get("parts", ()):
+            if isinstance(part, AcceleratorStrategy):
+                found += [r.problem(self.name) for r in part.requires if not r.installed()]
+            elif part in _registry:
+                found += _registry[part].problems()
+            else:
+                what = f"its part {part!r} is not registered"
+                found.append(Problem(what, f"strategy {self.name!r}", f"register {part!r}"))
+        return found
 
 
 _registry: dict[str, StrategySpec] = {}
@@ -158,14 +169,17 @@ def _load_entry_points() -> None:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         # Not imported here: one package's fault must not break another's look-up, and when the
         # name is asked for, its ImportError reaches the user.
-        if point.name not in _registry:
-            register_strategy(
-                point.name, point.value, description=f"from {point.dist.name}" if point.dist else ""
-            )
+        origin = point.dist.name if point.dist else "another package"
+        if point.name in _registry:
+            continue
+        try:
+            register_strategy(point.name, point.value, description=f"from {origin}")
+        except ValueError as error:
+            logger.warning("a strategy of %s is left out: %s", origin, error)
 
 
 def available_strategies() -> tuple[str, ...]:
-    """All registered names, sorted; ask `get_strategy(name).problems()` what one is missing here."""
+    """All registered names, sorted; `get_strategy(name).problems()` says what one is missing."""
     _load_entry_points()
     return tuple(sorted(_registry))
 
@@ -226,7 +240,11 @@ def _combine(name: str) -> StrategySpec:
 
 
 def _unknown(name: str) -> Problem:
-    close = difflib.get_close_matches(name.lower(), _registry, n=1, cutoff=0.5)
+    def words(text: str) -> list[str]:
+        return sorted(re.split("[-_+ ]", text.lower()))
+
+    close = [known for known in _registry if words(known) == words(name)]
+    close += difflib.get_close_matches(name.lower(), _registry, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     lines = []
     for known in sorted(_registry):

@@ -57,10 +57,9 @@ class StrategyReport(Mapping[str, Any]):
     versions: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
-        try:
-            return getattr(self, key)
-        except AttributeError:
-            raise KeyError(key) from None
+        if key not in self.__dataclass_fields__:
+            raise KeyError(key)
+        return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dataclass_fields__)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
+import os
 from dataclasses import dataclass
+from typing import Any
 
 from acpt_trainer.errors import Problem
 
@@ -30,8 +33,6 @@ class Requirement:
         if spec is None or not leaf:
             return spec is not None
         # Not find_spec(module): that would import the parent, and ONNX Runtime patches torch.
-        import os
-
         path = os.path.join(*leaf.split("."))
         return any(
             os.path.isdir(os.path.join(folder, path))
@@ -60,3 +61,23 @@ class Requirement:
             f"strategy={strategy!r}",
             f"pip install 'acpt-trainer[{self.extra}]'",
         )
+
+
+def import_deepspeed() -> Any:
+    """Imports DeepSpeed and keeps it to warnings: it logs every setting on every rank.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        # Else it looks for every kind of accelerator first and says that it found none.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return deepspeed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
@@ -85,7 +86,7 @@ class ThroughputMeter:
         return {name: round(value, 4) for name, value in out.items()}
 
 
-class ThroughputCallback(TrainerCallback):
+class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
     """Measures throughput in any `Trainer` and adds it to the metrics of `train()`.
 
     `AcceleratedTrainer` has one already and counts what its batches hold. In another `Trainer`
@@ -109,7 +110,9 @@ class ThroughputCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Closes a step, once the device has finished it where that matters."""
-        if len(self.meter.seconds) + 1 in (1, self.warmup_steps):
+        # Where the stable window may begin, and where it ends.
+        step = len(self.meter.seconds) + 1
+        if step <= self.warmup_steps or state.global_step >= state.max_steps:
             _synchronize(args.device)
         if not self.counts_batches:
             seen = state.num_input_tokens_seen - self._tokens_seen
@@ -142,9 +145,11 @@ def batch_size_and_tokens(inputs: Any, main_input: str = "input_ids") -> tuple[i
     Returns:
         Samples, and tokens with padding (0 if the main input holds no token ids).
     """
-    main = inputs.get(main_input) if hasattr(inputs, "get") else None
-    if main is None or not hasattr(main, "shape"):
-        main = next((v for v in dict(inputs).values() if getattr(v, "ndim", 0) > 0), None)
+    if not isinstance(inputs, Mapping):
+        return 0, 0
+    main = inputs.get(main_input)
+    if not hasattr(main, "shape"):
+        main = next((v for v in inputs.values() if getattr(v, "ndim", 0) > 0), None)
     if main is None:
         return 0, 0
     ids = main.ndim == 2 and not main.is_floating_point()

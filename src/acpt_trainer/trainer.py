@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
-from acpt_trainer.integration import (
-    Binding,
-    check_versions,
-    contained_environment,
-    join_processes,
-)
+from acpt_trainer.integration import Binding, check_versions
+from acpt_trainer.launch import contained_environment, foreign_engine_problems, join_processes
 from acpt_trainer.precision import apply_precision, choose_precision, precision_of
 from acpt_trainer.registry import resolve_strategy
 from acpt_trainer.report import StrategyReport, read_report, write_report
@@ -92,8 +89,11 @@ class AcceleratedTrainerMixin:
         chosen = choose_precision(self._asked_precision, self.strategy, device)
         problems += apply_precision(args, chosen) if chosen else []
         precision = precision_of(args)
+        # ACCELERATE_MIXED_PRECISION sets none of these, and DeepSpeed's "auto" reads them.
+        args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
         context = TrainingContext(precision, device, args.world_size, args, self.model)  # type: ignore[attr-defined]
         problems += self.strategy.problems(context)
+        problems += foreign_engine_problems(self.strategy, args)
         if args.n_gpu > 1:
             problems.append(
                 Problem(
@@ -149,7 +149,7 @@ class AcceleratedTrainerMixin:
             asked = found
         problems = checkpoint_problems(asked, self.strategy, args.world_size)
         raise_if_any(problems, "Cannot resume")
-        return os.fspath(asked)
+        return str(asked)
 
     def training_step(
         self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any
@@ -183,6 +183,12 @@ class AcceleratedTrainerMixin:
         if self.args.should_save and os.path.isdir(folder):  # type: ignore[attr-defined]
             write_report(self.strategy_report(), folder)
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the stable throughput to what `train()` logs last and returns."""
+        if "train_runtime" in logs:
+            logs.update(self._throughput.meter.metrics())
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
     def strategy_report(self) -> StrategyReport:
         """What really ran, not what was asked."""
         return self._binding.report()
@@ -209,9 +215,10 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
         Its path, or None.
     """
     complete = [
-        (int(path.name.rpartition("-")[2]), path)
+        (int(named[1]), path)
         for path in Path(output_dir).glob("checkpoint-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
+        if (named := re.fullmatch("checkpoint-([0-9]+)", path.name))
+        and (path / "trainer_state.json").is_file()
     ]
     return os.fspath(max(complete)[1]) if complete else None
 
@@ -242,7 +249,7 @@ def checkpoint_problems(
     # Without a report the files tell: DeepSpeed writes `latest`.
     guess = "deepspeed" if (folder / "latest").is_file() else "torch"
     format_ = written.get("checkpoint_format", guess)
-    who = written.get("strategy", "an unknown strategy")
+    who = written.get("strategy", {"deepspeed": "ds", "torch": "no_acc"}.get(format_, format_))
     start_anew = f"start anew from its weights: from_pretrained({str(folder)!r})"
     if format_ != strategy.checkpoint_format:
         return [

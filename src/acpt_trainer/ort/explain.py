@@ -12,7 +12,9 @@ _UNSUPPORTED = re.compile(r"Exporting the operator '?(?P<op>[\w:.]+)'? to ONNX")
 _UNSUPPORTED_MODE = re.compile(
     r"Unsupported: ONNX export of operator (?P<op>[\w:.]+)[,.]?(?P<why>[^\n]*)"
 )
-_NO_KERNEL = re.compile(r"Could not find an implementation for (?:the node )?(?P<op>[\w:./() -]+)")
+_NO_KERNEL = re.compile(
+    r"Could not find an implementation for (?:the node )?(?P<op>[\w:./]+\(\d+\))"
+)
 _ENGINE_FILES = (
     "onnxruntime",
     "torch/onnx",
@@ -47,12 +49,16 @@ def _cause(text: str) -> str:
     if match := _UNSUPPORTED.search(text):
         return f"the exporter has no ONNX form for the operator {match['op']}"
     if match := _UNSUPPORTED_MODE.search(text):
-        return f"the exporter cannot export the operator {match['op']}: {match['why'].strip()}"
+        # What follows asks the reader to file a request, which is of no use here.
+        why = match["why"].partition("Please")[0].strip(" .,")
+        return f"the exporter cannot export the operator {match['op'].rstrip('.')}{why and ': ' + why}"
     if match := _NO_KERNEL.search(text):
         return f"ONNX Runtime has no kernel for {match['op'].strip()} in this precision"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b\s*:", line)]
-    return (errors or lines or ["no message"])[-1][:400]
+    refused = [line for line in lines if line.startswith("Unsupported:")]
+    # A symbolic value error ends with a dump of the graph, other errors with their message.
+    return (refused[:1] or (errors or lines or ["no message"])[-1:])[0][:400]
 
 
 def explained(error: Exception, model_name: str) -> GraphBuildError:

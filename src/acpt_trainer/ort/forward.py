@@ -12,7 +12,7 @@ import logging
 import time
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import patches
+from acpt_trainer.ort.call import Call, rebuild
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.graph import GraphSummary, summarize
 
@@ -30,86 +31,12 @@ logger = logging.getLogger(__name__)
 STEP_NUMBERS = ("num_items_in_batch",)
 
 
-class _Call(nn.Module):
-    """What ORTModule sees: tensors in by position, a flat tuple of tensors out, the rest fixed."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        original: Callable[..., Any],
-        names: Sequence[str],
-        fixed: Mapping[str, Any],
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.names = tuple(names)
-        self.fixed = dict(fixed)
-        self.structure: list[Any] = [None]
-        # Not a submodule and not a parameter: kept out of nn.Module's registries.
-        object.__setattr__(self, "original", original)
-        self.training = model.training
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
-        import copy
-
-        model = copy.deepcopy(self.model, memo)
-        twin = _Call(model, _rebound(self.original, self.model, model), self.names, self.fixed)
-        twin.structure = self.structure  # the copy is traced, this one is called
-        memo[id(self)] = twin
-        return twin
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output = self.original(**dict(zip(self.names, tensors, strict=True)), **self.fixed)
-        flat: list[torch.Tensor] = []
-        self.structure[0] = _flatten(output, flat)
-        return tuple(flat)
-
-
-def _rebound(method: Callable[..., Any], old: nn.Module, new: nn.Module) -> Callable[..., Any]:
-    if getattr(method, "__self__", None) is old:
-        return types.MethodType(method.__func__, new)  # type: ignore[attr-defined]
-    return method
-
-
-def _flatten(value: Any, flat: list[torch.Tensor]) -> Any:
-    """Moves the tensors of a nested output into `flat` and returns the structure without them."""
-    if torch.is_tensor(value):
-        flat.append(value)
-        return ("tensor", len(flat) - 1)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return ("constant", value)
-    if isinstance(value, Mapping):
-        return ("mapping", type(value), [(k, _flatten(v, flat)) for k, v in value.items()])
-    if isinstance(value, (list, tuple)):
-        return ("sequence", type(value), [_flatten(v, flat) for v in value])
-    raise GraphBuildError(
-        f"the model returns a {type(value).__module__}.{type(value).__qualname__}, and only "
-        "tensors, numbers, text, None and nested lists, tuples and mappings of them can leave a graph"
-    )
-
-
-def _rebuild(structure: Any, flat: Sequence[torch.Tensor]) -> Any:
-    kind, *rest = structure
-    if kind == "tensor":
-        return flat[rest[0]]
-    if kind == "constant":
-        return rest[0]
-    made, items = rest
-    if kind == "mapping":
-        rebuilt = {k: _rebuild(v, flat) for k, v in items}
-        if issubclass(made, dict) and made is not dict:  # a ModelOutput leaves None out
-            return made(**{k: v for k, v in rebuilt.items() if v is not None})
-        return made(rebuilt)
-    values = [_rebuild(v, flat) for v in items]
-    return made(*values) if hasattr(made, "_make") else made(values)
-
-
 @dataclass
 class TrainingGraph:
     """One exported graph: the ORTModule, what it was exported for, and what it consists of."""
 
     module: Any
-    call: _Call
+    call: Call
     schema: dict[str, Any]
     summary: GraphSummary | None = None
     tracer_warnings: tuple[str, ...] = ()
@@ -171,7 +98,7 @@ class OrtForward:
             self._seed(graph)
             outputs = graph.module(*tensors.values())
         self._count(outputs)
-        return _rebuild(graph.call.structure[0], outputs)
+        return rebuild(graph.call.structure[0], outputs)
 
     # --- arguments and schema --------------------------------------------------------------------
 
@@ -231,10 +158,10 @@ class OrtForward:
         self, schema: dict[str, Any], tensors: dict[str, torch.Tensor], fixed: dict[str, Any]
     ) -> tuple[TrainingGraph, Any]:
         """Exports a graph and runs it for the first time, which is when ORTModule builds it."""
-        self._report_rebuild(schema)
+        self._reportrebuild(schema)
         from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
 
-        call = _Call(self.model, self.original, tuple(tensors), fixed)
+        call = Call(self.model, self.original, tuple(tensors), fixed)
         started = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught, patches.building():
             warnings.simplefilter("always")
@@ -258,7 +185,7 @@ class OrtForward:
         )  # fmt: skip
         return graph, outputs
 
-    def _report_rebuild(self, schema: dict[str, Any]) -> None:
+    def _reportrebuild(self, schema: dict[str, Any]) -> None:
         if not self.graphs:
             return
         last = list(self.graphs.values())[-1].schema

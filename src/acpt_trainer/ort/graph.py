@@ -1,4 +1,4 @@
-"""Evidence read from an ONNX training graph: how many nodes, which fused, which not ONNX Runtime's."""
+"""Evidence read from an ONNX training graph: how many nodes, which are fused, which foreign."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def summarize(model: Any, export_seconds: float = 0.0, build_seconds: float = 0.
     python_ops = dropout_ops = 0
     for node in model.graph.node:
         if node.op_type == "ATen":
-            aten[next(a.s.decode() for a in node.attribute if a.name == "operator")] += 1
+            named = (a.s.decode() for a in node.attribute if a.name == "operator")
+            aten[next(named, "unnamed")] += 1
         elif node.op_type.startswith("PythonOp"):
             python_ops += 1
         elif node.domain == _FUSED_DOMAIN:

@@ -146,7 +146,7 @@ class AcceleratorStrategy(ABC):
             )
         return found
 
-    def configure(self, args: TrainingArguments) -> None:
+    def configure(self, args: TrainingArguments) -> None:  # noqa: B027  a hook: most strategies need none
         """Changes training arguments before `Trainer` builds its accelerator."""
 
     def accelerator_kwargs(self, context: TrainingContext) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class AcceleratorStrategy(ABC):
         """Sees through what `wrap_model` put around the model."""
         return model
 
-    def prepared(self, accelerator: Any, model: nn.Module) -> None:
+    def prepared(self, accelerator: Any, model: nn.Module) -> None:  # noqa: B027  a hook: most strategies need none
         """Takes note of what `accelerator.prepare` made of the model (DDP, an engine, ...)."""
 
     def clips_to(self) -> float | None:
@@ -179,7 +179,7 @@ class AcceleratorStrategy(ABC):
     def status(self) -> StrategyStatus:
         """Whether it ran the step; local to this process, and cheap."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  a hook: most strategies need none
         """Undoes everything and frees what it held; `status` still answers afterwards."""
 
 

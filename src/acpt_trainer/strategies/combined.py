@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from acpt_trainer.errors import Problem
+from acpt_trainer.errors import IncompatibleStrategiesError, Problem
 from acpt_trainer.strategies.base import (
     AcceleratorStrategy,
     Layer,
@@ -35,8 +35,10 @@ def conflicts(named: Sequence[tuple[str, type[AcceleratorStrategy]]]) -> list[tu
             if a == b:
                 found.append((f"{a!r} is given twice", f"give {a!r} once"))
                 continue
-            reason = first.conflicts.get(b) or second.conflicts.get(a)
-            reason = reason or first.conflicts.get("*") or second.conflicts.get("*")
+            # By the class's own name too: another preset of it conflicts as well.
+            names = [(first, b), (first, second.name), (second, a), (second, first.name)]
+            names += [(first, "*"), (second, "*")]
+            reason = next((c.conflicts[n] for c, n in names if n in c.conflicts), None)
             if reason is None and first.layer == second.layer:
                 reason = (
                     "both swap the model's forward pass"
@@ -70,6 +72,12 @@ class CombinedStrategy(AcceleratorStrategy):
         built = [
             get_strategy(p).build(**options.get(p, {})) if isinstance(p, str) else p for p in parts
         ]
+        found = conflicts([(p.label, type(p)) for p in built])
+        if found:
+            raise IncompatibleStrategiesError(
+                [Problem(what, f"parts={list(parts)}", fix) for what, fix in found],
+                "Cannot combine strategies",
+            )
         #: Inside first: the order in which they are put around the model.
         self.parts = sorted(built, key=lambda s: s.layer)
         self.requires = tuple(r for p in self.parts for r in p.requires)  # type: ignore[misc]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from acpt_trainer.errors import Problem
-from acpt_trainer.requirements import Requirement
+from acpt_trainer.requirements import Requirement, import_deepspeed
 from acpt_trainer.strategies.base import (
     AcceleratorStrategy,
     Layer,
@@ -19,76 +16,18 @@ from acpt_trainer.strategies.base import (
     StrategyStatus,
     TrainingContext,
 )
+from acpt_trainer.strategies.deepspeed_config import (
+    STAGES,
+    merged_config,
+    mismatches,
+    precision_problems,
+    read_config,
+    section_problems,
+)
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
-
-# "auto" takes the value from TrainingArguments, which stay the only place where it is said.
-DEFAULT_CONFIG: dict[str, Any] = {
-    "zero_optimization": {"stage": 1},
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "train_batch_size": "auto",
-    "gradient_clipping": "auto",
-    "bf16": {"enabled": "auto"},
-    "fp16": {"enabled": "auto"},
-    # The optimizer is the Trainer's own, so that `ds` and `no_acc` compute the same step.
-    "zero_allow_untested_optimizer": True,
-    "zero_force_ds_cpu_optimizer": False,
-}
-STAGES = (1, 2)
-
-
-def merged_config(user: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's config over the default one: what it does not say is `auto`.
-
-    Args:
-        user: The user's DeepSpeed config.
-
-    Returns:
-        A new dictionary.
-    """
-
-    def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-        out = copy.deepcopy(dict(base))
-        for key, value in over.items():
-            both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-            out[key] = merge(out[key], value) if both else copy.deepcopy(value)
-        return out
-
-    return merge(DEFAULT_CONFIG, user)
-
-
-def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any] | Problem:
-    """Reads a DeepSpeed config from a file or a mapping.
-
-    Args:
-        config: Path of a JSON file, or the config itself.
-
-    Returns:
-        The config, or what is wrong with it.
-    """
-    if isinstance(config, Mapping):
-        return dict(config)
-    path = Path(config)
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return Problem(
-            f"the DeepSpeed config cannot be read: {error.strerror}",
-            str(path),
-            "give the path of a JSON file, or leave it out to have one generated",
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return Problem(f"the DeepSpeed config is not JSON: {error}", str(path), "mend the file")
-    if not isinstance(loaded, dict):
-        return Problem(
-            f"the DeepSpeed config holds a {type(loaded).__name__}, not an object",
-            str(path),
-            "write the settings as one JSON object",
-        )
-    return loaded
 
 
 class DeepSpeedStrategy(AcceleratorStrategy):
@@ -122,6 +61,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
     ) -> None:
         self.config = config
         self.zero_stage = zero_stage
+        self._precision: str | None = None
         self._engine: Any = None
         self._last: StrategyStatus | None = None
 
@@ -161,13 +101,17 @@ class DeepSpeedStrategy(AcceleratorStrategy):
     def problems(self, context: TrainingContext) -> list[Problem]:
         """The config's own faults and every mismatch with the training arguments."""
         found = super().problems(context)
+        self._precision = context.precision
         user, where = self._user_config(context.args)
         read = read_config(user)
         if isinstance(read, Problem):
             return [*found, read]
+        malformed = section_problems(read, where)
+        if malformed:
+            return [*found, *malformed]
         found += self._stage_problems(read, where)
         if context.args is None:
-            return found
+            return found + precision_problems(read, context.precision, where)
         if self.config is not None and getattr(context.args, "deepspeed", None):
             found.append(
                 Problem(
@@ -184,13 +128,12 @@ class DeepSpeedStrategy(AcceleratorStrategy):
                     "leave fsdp out, or use strategy='no_acc'",
                 )
             )
-        if self.requires[0].installed() and not found:
-            found += _mismatches(merged_config(read), context, where)
+        if self.requires[0].installed():
+            found += mismatches(merged_config(read), context.args, where)
         return found
 
     def _stage_problems(self, config: Mapping[str, Any], where: str) -> list[Problem]:
-        zero = config.get("zero_optimization", {})
-        stage = zero.get("stage") if isinstance(zero, Mapping) else zero
+        stage = config.get("zero_optimization", {}).get("stage")
         if self.zero_stage is not None and stage not in (None, self.zero_stage):
             return [
                 Problem(
@@ -216,7 +159,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         from accelerate.utils import DeepSpeedPlugin
         from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-        _quiet()
+        import_deepspeed()
         config = self.resolved_config(args)
         args.deepspeed = config
         args.hf_deepspeed_config = HfTrainerDeepSpeedConfig(config)
@@ -227,7 +170,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         """The plugin for a plain Accelerate script, which fills in `auto` from the data loader."""
         from accelerate.utils import DeepSpeedPlugin
 
-        _quiet()
+        import_deepspeed()
         config = self.resolved_config(None)
         for name in ("bf16", "fp16"):
             config[name]["enabled"] = context.precision == name
@@ -268,12 +211,17 @@ class DeepSpeedStrategy(AcceleratorStrategy):
             return StrategyStatus.fell_back(
                 f"the engine runs ZeRO stage {evidence['zero_stage']}", evidence
             )
-        if not evidence["steps"] or not evidence["optimizer_state_bytes"]:
+        if evidence["precision"] != (self._precision or evidence["precision"]):
+            return StrategyStatus.fell_back(
+                f"{self._precision} was asked for and the engine trains in {evidence['precision']}",
+                evidence,
+            )
+        if not evidence["steps"] or not evidence["partition_elements"]:
             return StrategyStatus(
                 Status.PENDING, evidence, "the ZeRO optimizer has not made a step yet"
             )
         fair = 1.1 / evidence["partitions"]  # partitions are padded to equal sizes
-        if evidence["partitions"] > 1 and evidence["optimizer_state_share"] > fair:
+        if evidence["optimizer_state_share"] > fair:
             return StrategyStatus.fell_back(
                 f"this process holds {evidence['optimizer_state_share']:.0%} of the optimizer's "
                 f"state instead of 1/{evidence['partitions']}",
@@ -290,77 +238,32 @@ class DeepSpeedStrategy(AcceleratorStrategy):
 
 def _evidence(engine: Any) -> dict[str, Any]:
     zero = engine.optimizer
-    evidence: dict[str, Any] = {
+    half = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32"
+    groups = getattr(zero, "single_partition_of_fp32_groups", [])
+    flat = [whole.numel() for whole in getattr(zero, "bit16_groups_flat", [])]
+    mine = [partition.numel() for partition in groups]
+    held = [tensor_bytes(zero.optimizer.state.get(partition, {})) for partition in groups]
+    # The state is as large as the partition, and the group's flat buffer is all partitions.
+    whole = sum(h * f // max(1, m) for h, f, m in zip(held, flat, mine, strict=True))
+    return {
         "engine": type(engine).__name__,
         "zero_stage": engine.zero_optimization_stage(),
         "zero_optimizer": type(zero).__name__,
+        "precision": half,
         "steps": engine.global_steps,
-        "partitions": 1,
-        "optimizer_state_bytes": 0,
-        "optimizer_state_bytes_whole": 0,
-        "optimizer_state_share": 1.0,
+        "skipped_steps": engine.skipped_steps,
+        "partitions": max(map(int, getattr(zero, "partition_count", [])), default=1),
+        "partition_elements": sum(mine),
+        "optimizer_state_bytes": sum(held),
+        "optimizer_state_bytes_whole": whole,
+        # By elements: an optimizer may keep no state, and a skipped step makes none.
+        "optimizer_state_share": round(sum(mine) / sum(flat), 4) if sum(flat) else 1.0,
     }
-    groups = getattr(zero, "single_partition_of_fp32_groups", None)
-    if groups is None:
-        return evidence
-    here = whole = 0
-    for index, partition in enumerate(groups):
-        held = tensor_bytes(zero.optimizer.state.get(partition, {}))
-        here += held
-        # The state is as large as the partition; the group's flat buffer is all partitions.
-        whole += held * zero.bit16_groups_flat[index].numel() // max(1, partition.numel())
-        evidence["partitions"] = int(zero.partition_count[index])
-    evidence["optimizer_state_bytes"] = here
-    evidence["optimizer_state_bytes_whole"] = whole
-    evidence["optimizer_state_share"] = round(here / whole, 4) if whole else 1.0
-    return evidence
 
 
 def tensor_bytes(state: Mapping[str, Any]) -> int:
     """Bytes of the tensors in one parameter's optimizer state."""
     return sum(v.numel() * v.element_size() for v in state.values() if hasattr(v, "element_size"))
-
-
-def _mismatches(config: dict[str, Any], context: TrainingContext, where: str) -> list[Problem]:
-    """Every value that the config and the arguments say differently, by transformers' own table."""
-    import transformers.integrations.deepspeed as hf
-
-    args = context.args
-    before = hf._hf_deepspeed_config_weak_ref
-    try:
-        probe = hf.HfTrainerDeepSpeedConfig(config)
-        probe.trainer_config_process(args)
-        if args is not None and args.max_steps > 0:
-            # The last table needs the number of steps, which is only known now if it was given.
-            probe.fill_match("scheduler.params.total_num_steps", args.max_steps, "max_steps")
-            probe.fill_match(
-                "scheduler.params.warmup_num_steps",
-                max(1, args.get_warmup_steps(args.max_steps)),
-                "warmup_steps",
-            )
-    finally:
-        hf._hf_deepspeed_config_weak_ref = before
-    return [
-        Problem(
-            f"DeepSpeed config and TrainingArguments differ: {line.removeprefix('- ')}",
-            where,
-            'write "auto" in the config, or the same value in both',
-        )
-        for line in probe.mismatches
-    ]
-
-
-def _quiet() -> None:
-    """DeepSpeed logs every setting at INFO on every rank; warnings and errors stay."""
-    import logging
-
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed  # noqa: F401  creates the logger that is quietened
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
 def _single_process_rendezvous() -> None:

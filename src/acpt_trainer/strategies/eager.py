@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from acpt_trainer.errors import Problem
@@ -34,24 +33,9 @@ class EagerStrategy(AcceleratorStrategy):
         return ("bf16", "fp16", "fp32") if device == "cuda" else ("bf16", "fp32")
 
     def problems(self, context: TrainingContext) -> list[Problem]:
-        """Refuses to hide another engine that the arguments or the environment ask for."""
-        found = super().problems(context)
+        """Takes note of the precision, to compare it with what is prepared."""
         self._precision = context.precision
-        args = context.args
-        if args is not None and getattr(args, "deepspeed_plugin", None) is not None:
-            where = (
-                "TrainingArguments(deepspeed=...)"
-                if args.deepspeed
-                else f"ACCELERATE_USE_DEEPSPEED={os.environ.get('ACCELERATE_USE_DEEPSPEED')}"
-            )
-            found.append(
-                Problem(
-                    "strategy 'no_acc' is asked for together with DeepSpeed",
-                    where,
-                    "use strategy='ds', or take DeepSpeed out of the arguments and environment",
-                )
-            )
-        return found
+        return super().problems(context)
 
     def prepared(self, accelerator: Any, model: nn.Module) -> None:
         """Reads from the prepared model what will run the step."""
@@ -70,6 +54,8 @@ class EagerStrategy(AcceleratorStrategy):
         """Engaged as soon as the model is prepared in the precision that was asked for."""
         if self._evidence is None:
             return StrategyStatus.pending("the model is not prepared for training yet")
+        if self._evidence["distributed"] == "DEEPSPEED":
+            return StrategyStatus.fell_back("DeepSpeed runs the step", self._evidence)
         if "asked_precision" in self._evidence:
             return StrategyStatus.fell_back(
                 f"{self._evidence['asked_precision']} was asked for and autocast is "

@@ -113,8 +113,8 @@ class OrtStrategy(AcceleratorStrategy):
         return StrategyStatus(
             StrategyStatus.pending("").status,
             evidence,
-            f"ONNX Runtime ran no {missing} pass of {type(forward.model).__name__} yet; a loss that "
-            "calls parts of the model instead of the model itself goes past it",
+            f"ONNX Runtime ran no {missing} pass of {type(forward.model).__name__} yet; a loss "
+            "that calls parts of the model instead of the model itself goes past it",
         )
 
     def _evidence(self, forward: OrtForward) -> dict[str, Any]:
@@ -210,20 +210,20 @@ def _checkpointing_problem(where: str) -> Problem:
 
 
 def _model_problems(model: nn.Module) -> list[Problem]:
-    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.batchnorm import _NormBase
 
     found = []
-    if getattr(model, "is_gradient_checkpointing", False):
+    if any(getattr(m, "gradient_checkpointing", False) for m in model.modules()):
         found.append(
             _checkpointing_problem(f"{type(model).__name__}.gradient_checkpointing_enable()")
         )
     tracked = [
-        n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        n for n, m in model.named_modules() if isinstance(m, _NormBase) and m.track_running_stats
     ]
     if tracked:
         found.append(
             Problem(
-                f"ONNX Runtime updates the running statistics of {len(tracked)} batch "
+                f"ONNX Runtime updates the running statistics of {len(tracked)} "
                 "normalization layers otherwise than PyTorch",
                 f"{type(model).__name__}.{tracked[0]}",
                 "use strategy='no_acc' or 'ds', or freeze their statistics "

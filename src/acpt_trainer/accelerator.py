@@ -1,0 +1,148 @@
+"""Strategies for scripts with their own loop: an `accelerate.Accelerator` that is bound to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
+from acpt_trainer.integration import ATTRIBUTE, Binding, check_versions
+from acpt_trainer.launch import (
+    contained_environment,
+    foreign_engine_problems,
+    launched_processes,
+)
+from acpt_trainer.precision import choose_precision
+from acpt_trainer.registry import resolve_strategy
+from acpt_trainer.report import StrategyReport
+from acpt_trainer.strategies.base import AcceleratorStrategy, TrainingContext
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def create_accelerator(
+    strategy: str | AcceleratorStrategy, *, precision: str | None = "auto", **kwargs: Any
+) -> Accelerator:
+    """An `accelerate.Accelerator` whose training model a strategy accelerates.
+
+    For scripts with their own loop. `prepare`, `backward`, `unwrap_model` and the rest are used as
+    ever. After the first optimizer step the strategy must have engaged, or `backward` raises.
+
+    Args:
+        strategy: A strategy or its name.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        **kwargs: Given to `Accelerator`.
+
+    Returns:
+        The accelerator, bound to the strategy.
+
+    Raises:
+        ConfigurationError: If the strategy cannot run; with all problems at once.
+
+    Example:
+        >>> accelerator = create_accelerator("ort", precision="fp32")
+        >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    """
+    import torch
+    from accelerate import Accelerator, PartialState
+    from torch import nn
+
+    check_versions()
+    chosen = resolve_strategy(strategy)
+    device = "cuda" if torch.cuda.is_available() and not kwargs.get("cpu") else "cpu"
+    settled = choose_precision(precision or "fp32", chosen, device) or "fp32"
+    context = TrainingContext(precision=settled, device=device)
+    problems = chosen.problems(context) + foreign_engine_problems(chosen)
+    problems += _earlier_accelerator_problems(chosen)
+    for name in ("mixed_precision", "deepspeed_plugin"):
+        if kwargs.get(name) is not None:
+            problems.append(
+                Problem(
+                    f"{name} is given beside a strategy",
+                    f"create_accelerator({name}=...)",
+                    "leave it out: precision= and strategy= decide it",
+                )
+            )
+    raise_if_any(problems, f"Cannot train with strategy {chosen.label!r}")
+    kwargs |= {"mixed_precision": "no" if settled == "fp32" else settled}
+    with contained_environment():
+        if kwargs.pop("cpu", False) or (device == "cpu" and launched_processes() > 1):
+            # See `join_processes`. Not Accelerator(cpu=True), which leaves DeepSpeed out.
+            PartialState(cpu=True)
+        accelerator = Accelerator(**kwargs, **chosen.accelerator_kwargs(context))
+
+    owned: list[nn.Module] = []
+
+    def owns(candidate: Any) -> bool:
+        if not isinstance(candidate, nn.Module):
+            return False
+        if owned and owned[0] is not candidate:
+            raise ConfigurationError(
+                [
+                    Problem(
+                        "a second model is prepared, and a strategy accelerates one",
+                        type(candidate).__name__,
+                        "create one accelerator for each model",
+                    )
+                ]
+            )
+        raise_if_any(
+            chosen.problems(
+                TrainingContext(settled, device, accelerator.num_processes, None, candidate)
+            ),
+            f"Cannot train with strategy {chosen.label!r}",
+        )
+        owned[:] = [candidate]
+        return True
+
+    binding = Binding(accelerator, chosen, settled, owns)
+    stepped = False
+
+    def backward(original: Callable[..., Any], loss: Any, **options: Any) -> None:
+        nonlocal stepped
+        if stepped:
+            binding.verify()
+        original(loss, **options)
+        stepped = stepped or accelerator.sync_gradients
+
+    def end_training(original: Callable[..., Any]) -> None:
+        binding.release()
+        original()
+
+    binding._extend("backward", backward)
+    binding._extend("end_training", end_training)
+    return accelerator
+
+
+def _earlier_accelerator_problems(strategy: AcceleratorStrategy) -> list[Problem]:
+    """Accelerate keeps one state a process, made with DeepSpeed or without, for good."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    state = AcceleratorState._shared_state
+    if not state or "distributed_type" not in state:
+        return []
+    made_with = state["distributed_type"] == DistributedType.DEEPSPEED
+    if made_with == (strategy.checkpoint_format == "deepspeed"):
+        return []
+    return [
+        Problem(
+            "this process already has an accelerator made "
+            + ("with DeepSpeed" if made_with else "without DeepSpeed"),
+            "create_accelerator(...)",
+            "create it in a process of its own, or after AcceleratorState._reset_state(True)",
+        )
+    ]
+
+
+def strategy_report(accelerator: Accelerator) -> StrategyReport:
+    """What really ran on an accelerator that `create_accelerator` made.
+
+    Raises:
+        ValueError: If no strategy is bound to it.
+    """
+    binding: Binding | None = getattr(accelerator, ATTRIBUTE, None)
+    if binding is None:
+        raise ValueError("no strategy is bound to this accelerator; see create_accelerator")
+    return binding.report()

@@ -1,0 +1,1 @@
+"""Unit tests: every module by itself, on any CPU, in seconds."""

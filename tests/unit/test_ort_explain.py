@@ -1,0 +1,141 @@
+"""What a failed export means for the user. The messages are those of torch 2.13 and ORT 1.19.2."""
+
+from __future__ import annotations
+
+import pytest
+
+from acpt_trainer.errors import AcptError, GraphBuildError
+from acpt_trainer.ort.explain import WAY_OUT, explained
+
+TORCHSCRIPT_STACK = """\
+Exporting the operator 'aten::linalg_svdvals' to ONNX opset version 17 is not supported
+  /opt/site-packages/torch/nn/modules/module.py(1779): _slow_forward
+  /home/ada/tea/kettle.py(12): forward
+  /opt/site-packages/acpt_trainer/ort/forward.py(60): forward
+"""
+
+PYTHON_STACK = """\
+There was an error while exporting the PyTorch model to ONNX:
+
+Traceback (most recent call last):
+  File "/opt/site-packages/onnxruntime/training/ortmodule/_utils.py", line 254, in get_exception
+    raise
+  File "/home/ada/tea/pot.py", line 33, in pour
+    return leaves.item()
+  File "/opt/site-packages/torch/jit/_trace.py", line 5, in forward
+    pass
+RuntimeError: the pot is too hot
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        (
+            "Exporting the operator 'aten::linalg_svdvals' to ONNX opset version 17 is not "
+            "supported",
+            "the exporter has no ONNX form for the operator aten::linalg_svdvals",
+        ),
+        (
+            "Exporting the operator aten::foo to ONNX opset version 17 is not supported",
+            "the exporter has no ONNX form for the operator aten::foo",
+        ),
+        (
+            "Unsupported: ONNX export of operator scaled_dot_product_attention, enable_gqa=True. "
+            "Please feel free to request support or submit a pull request on PyTorch GitHub",
+            "the exporter cannot export the operator scaled_dot_product_attention: enable_gqa=True",
+        ),
+        (
+            "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for the "
+            "node Gelu_3:Gelu(1)",
+            "ONNX Runtime has no kernel for Gelu_3:Gelu(1) in this precision",
+        ),
+        ("boom", "boom"),
+        ("ValueError: too hot\n\n", "ValueError: too hot"),
+        ("first line\nKeyError: 'tea'\nin the end", "KeyError: 'tea'"),
+        ("first line\nlast line", "last line"),
+        ("", "no message"),
+    ],
+)
+def test_explained_names_the_cause(message: str, cause: str) -> None:
+    text = str(explained(RuntimeError(message), "Kettle"))
+    assert text.startswith(f"ONNX Runtime cannot train Kettle: {cause}")
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        pytest.param(
+            "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for "
+            "Trilu(14) node with name '/Trilu'",
+            "ONNX Runtime has no kernel for Trilu(14) in this precision.",
+            marks=pytest.mark.xfail(reason="the words that follow are taken for the operator"),
+        ),
+        pytest.param(
+            "Unsupported: ONNX export of operator unique_dim. Please feel free to request "
+            "support or submit a pull request on PyTorch GitHub: https://github.com/issues",
+            "the exporter cannot export the operator unique_dim.\n",
+            marks=pytest.mark.xfail(reason="the full stop and the invitation are kept"),
+        ),
+        pytest.param(
+            "Unsupported: ONNX export of embedding with scale_grad_by_freq=True for training "
+            "mode. ONNX does not support scaling the gradients.  [Caused by the value 'w defined "
+            "in (%x : Long(2)\n)' (type 'Tensor') in the TorchScript graph.]\n    Outputs:\n"
+            "    )  (type 'Tensor')",
+            "Unsupported: ONNX export of embedding with scale_grad_by_freq=True",
+            marks=pytest.mark.xfail(reason="the last line of the graph's dump is taken"),
+        ),
+    ],
+    ids=["no-kernel", "operator", "value"],
+)
+def test_explained_names_the_cause_alone(message: str, cause: str) -> None:
+    text = str(explained(RuntimeError(message), "Kettle"))
+    assert text.startswith(f"ONNX Runtime cannot train Kettle: {cause}")
+
+
+def test_explained_has_three_parts_and_says_that_nothing_was_trained() -> None:
+    error = explained(RuntimeError("boom"), "Kettle")
+    assert isinstance(error, GraphBuildError)
+    assert isinstance(error, AcptError)
+    _, where, fix, last = str(error).splitlines()
+    assert where == "    where: not told by the exporter"
+    assert fix == f"    fix:   {WAY_OUT}."
+    assert "strategy='no_acc'" in fix
+    assert last.strip() == (
+        "Nothing was trained; this package never falls back to PyTorch silently."
+    )
+
+
+def test_explained_keeps_our_own_words() -> None:
+    own = "the model uses the custom torch.autograd.Function tea.Boil\nRuntimeError: of its own"
+    assert own in str(explained(GraphBuildError(own), "Kettle"))
+
+
+def test_explained_shortens_a_long_message() -> None:
+    text = str(explained(RuntimeError("x" * 5000), "Kettle"))
+    assert "x" * 400 in text
+    assert "x" * 401 not in text
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (TORCHSCRIPT_STACK, "/home/ada/tea/kettle.py:12 in forward"),
+        (PYTHON_STACK, "/home/ada/tea/pot.py:33 in pour"),
+    ],
+    ids=["torchscript", "python"],
+)
+def test_explained_points_at_the_model_s_line(message: str, line: str) -> None:
+    assert f"    where: {line}\n" in str(explained(RuntimeError(message), "Kettle"))
+
+
+def test_explained_points_at_the_line_that_raised() -> None:
+    def pour() -> None:
+        raise RuntimeError("too hot")
+
+    with pytest.raises(RuntimeError) as caught:
+        pour()
+    text = str(explained(caught.value, "Kettle"))
+    assert f"where: {__file__}:" in text
+    assert text.count(" in pour") == 1
+    assert "too hot" in text

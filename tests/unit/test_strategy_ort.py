@@ -1,0 +1,313 @@
+"""`ort` without an engine: what it refuses before training, and the evidence it reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from acpt_trainer.errors import Problem
+from acpt_trainer.ort.graph import GraphSummary
+from acpt_trainer.strategies.base import Status, TrainingContext
+from acpt_trainer.strategies.ortmodule import OrtStrategy
+
+Args = Callable[..., Any]
+ORT_WHEELS = {"onnxruntime-training-cpu": "1.19.2", "onnx": "1.17"}
+
+
+@pytest.fixture(autouse=True)
+def installed(missing: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What importlib.metadata finds: one ONNX Runtime, until a test adds another."""
+    found = dict(ORT_WHEELS)
+    original = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if not name.startswith("onnx"):
+            return original(name)
+        if name not in found:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    missing()
+    return found
+
+
+def problems(args: Any = None, model: Any = None, **options: Any) -> list[Problem]:
+    return OrtStrategy(**options).problems(TrainingContext("fp32", "cpu", 1, args, model))
+
+
+def test_ort_has_no_problems_with_plain_arguments_and_model() -> None:
+    assert problems(SimpleNamespace(), nn.Sequential(nn.Linear(2, 2), nn.Dropout())) == []
+
+
+def test_ort_accepts_the_defaults_of_the_arguments(make_args: Args) -> None:
+    assert problems(make_args()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "what", "where"),
+    [
+        ({"torch_compile": True}, "torch.compile", "TrainingArguments(torch_compile=True)"),
+        ({"fsdp": ["full_shard"]}, "FSDP", "TrainingArguments(fsdp=['full_shard'])"),
+        ({"gradient_checkpointing": True}, "checkpointing", "gradient_checkpointing=True"),
+        ({"activation_checkpointing": True}, "checkpointing", "TrainingArguments("),
+        ({"neftune_noise_alpha": 5.0}, "NEFTune", "neftune_noise_alpha=5.0"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_ort_refuses_arguments(said: dict[str, Any], what: str, where: str) -> None:
+    (problem,) = problems(SimpleNamespace(**said))
+    assert what in problem.what
+    assert where in problem.where
+    assert problem.fix
+
+
+def test_ort_refuses_all_arguments_together() -> None:
+    args = SimpleNamespace(
+        torch_compile=True,
+        fsdp=["full_shard"],
+        gradient_checkpointing=True,
+        activation_checkpointing=True,
+        neftune_noise_alpha=5.0,
+    )
+    assert len(problems(args)) == 4  # checkpointing has two names and is one problem
+
+
+@pytest.fixture
+def gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_embd=8,
+            n_layer=1,
+            n_head=1,
+            vocab_size=11,
+            n_positions=8,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+def test_ort_refuses_a_model_with_gradient_checkpointing(gpt2: Any) -> None:
+    assert problems(model=gpt2) == []
+    gpt2.activation_checkpointing_enable()
+    (problem,) = problems(model=gpt2)
+    assert "gradient checkpointing" in problem.what
+    assert "GPT2LMHeadModel" in problem.where
+    gpt2.activation_checkpointing_disable()
+    assert problems(model=gpt2) == []
+
+
+@pytest.mark.xfail(reason="is_gradient_checkpointing is the deprecated name")
+def test_ort_looks_at_the_model_without_a_warning(gpt2: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        problems(model=gpt2)
+
+
+@pytest.mark.xfail(reason="only the outermost module is asked")
+def test_ort_refuses_gradient_checkpointing_in_a_part_of_the_model(gpt2: Any) -> None:
+    gpt2.activation_checkpointing_enable()
+    assert problems(model=nn.ModuleDict({"head": nn.Linear(1, 1), "body": gpt2}))
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_ort_refuses_batch_normalization_by_the_layer_s_name(kind: type[nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(kind(2), kind(2)))
+    (problem,) = problems(model=model)
+    assert "running statistics of 2 batch normalization layers" in problem.what
+    assert problem.where == "Sequential.1.0"
+    assert "track_running_stats=False" in problem.fix
+
+
+def test_ort_accepts_normalization_without_running_statistics() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.LayerNorm(2))
+    assert problems(model=model) == []
+
+
+@pytest.mark.parametrize("policy", ["FALLBACK_UNSUPPORTED_DEVICE", "FALLBACK_FORCE_TORCH_FORWARD"])
+def test_ort_refuses_a_fallback_policy(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    monkeypatch.setenv("ORTMODULE_FALLBACK_POLICY", policy)
+    (problem,) = problems()
+    assert problem.where == f"ORTMODULE_FALLBACK_POLICY={policy}"
+    assert "unset ORTMODULE_FALLBACK_POLICY" in problem.fix
+    monkeypatch.setenv("ORTMODULE_FALLBACK_POLICY", "FALLBACK_DISABLE")
+    assert problems() == []
+
+
+@pytest.mark.parametrize("other", ["onnxruntime", "onnxruntime-gpu", "onnxruntime-training"])
+def test_ort_refuses_two_onnx_runtimes(installed: dict[str, str], other: str) -> None:
+    installed[other] = "1.20"
+    (problem,) = problems()
+    assert other in problem.what
+    assert "onnxruntime-training-cpu" in problem.what
+    assert problem.fix.startswith("pip uninstall -y ")
+    del installed["onnxruntime-training-cpu"]
+    assert problems() == []
+
+
+@pytest.mark.parametrize("max_graphs", [0, -1, 1.5, "8", None, True], ids=repr)
+def test_ort_refuses_an_unusable_number_of_graphs(max_graphs: Any) -> None:
+    (problem,) = problems(max_graphs=max_graphs)
+    assert problem.what == f"max_graphs is {max_graphs!r}"
+    assert problem.fix == "give an int >= 1"
+
+
+def test_ort_takes_the_number_of_graphs() -> None:
+    assert problems(max_graphs=1) == []
+    assert OrtStrategy(max_graphs=3).options() == {"max_graphs": 3}
+    assert OrtStrategy().options() == {"max_graphs": 8}
+
+
+@pytest.mark.parametrize(
+    ("precision", "device"), [("bf16", "cpu"), ("fp16", "cpu"), ("bf16", "cuda")]
+)
+def test_ort_refuses_precisions_by_name(precision: str, device: str) -> None:
+    (problem,) = OrtStrategy().problems(TrainingContext(precision, device))
+    assert problem.what == f"strategy 'ort' does not train in {precision} on {device}"
+    assert "'fp32'" in problem.fix
+
+
+def test_ort_collects_problems_of_every_kind(
+    installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed["onnxruntime"] = "1.20"
+    monkeypatch.setenv("ORTMODULE_FALLBACK_POLICY", "FALLBACK_FORCE_TORCH_FORWARD")
+    context = TrainingContext(
+        "bf16",
+        "cpu",
+        1,
+        SimpleNamespace(torch_compile=True),
+        nn.BatchNorm1d(2),  # type: ignore[arg-type]
+    )
+    assert len(OrtStrategy(max_graphs=0).problems(context)) == 6
+
+
+def test_missing_packages_are_named(missing: Callable[..., None]) -> None:
+    missing("onnxruntime", "onnx")
+    found = problems()
+    assert [p.fix for p in found] == ["pip install 'acpt-trainer[ort]'"] * 2
+    assert "'onnxruntime-training-cpu'" in found[0].what
+
+
+def test_looking_for_problems_imports_no_onnx_runtime(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = run_python(
+        "-c",
+        "import sys\n"
+        "from acpt_trainer import TrainingContext, get_strategy\n"
+        "get_strategy('ort').build().problems(TrainingContext('fp32', 'cpu'))\n"
+        "print([m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])",
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# --- evidence ------------------------------------------------------------------------------------
+
+
+class Forward:
+    """What the evidence is read from."""
+
+    def __init__(self, calls: int = 0, backward_calls: int = 0, graphs: int = 1) -> None:
+        self.model = nn.Linear(1, 1)
+        self.calls = calls
+        self.backward_calls = backward_calls
+        self.grad_fn = "_ORTModuleFunctionBackward" if calls else None
+        self.released = 0
+        self.graphs = {
+            i: SimpleNamespace(
+                summary=GraphSummary(10 + i, {"Gelu": 1}, export_seconds=2.0, build_seconds=1.0),
+                tracer_warnings=("model.py:3",),
+            )
+            for i in range(graphs)
+        }
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def running(forward: Any) -> OrtStrategy:
+    strategy = OrtStrategy()
+    strategy._forward = forward
+    return strategy
+
+
+def test_status_is_pending_before_the_model_is_prepared() -> None:
+    status = OrtStrategy().status()
+    assert status.status is Status.PENDING
+    assert "not prepared" in str(status.reason)
+
+
+@pytest.mark.parametrize(
+    ("calls", "backward_calls", "missed"), [(0, 0, "no forward"), (1, 0, "no backward")]
+)
+def test_status_is_pending_until_both_passes_ran(
+    calls: int, backward_calls: int, missed: str
+) -> None:
+    status = running(Forward(calls, backward_calls)).status()
+    assert status.status is Status.PENDING
+    assert f"{missed} pass of Linear" in str(status.reason)
+    assert status.evidence["forward_calls"] == calls
+
+
+def test_status_is_engaged_with_evidence_of_the_graph() -> None:
+    status = running(Forward(2, 1, graphs=2)).status()
+    assert status.status is Status.ENGAGED
+    assert status.evidence == {
+        "grad_fn": "_ORTModuleFunctionBackward",
+        "forward_calls": 2,
+        "graphs": 2,
+        "graphs_limit": 8,
+        "patches": [],
+        "nodes": 11,  # of the newest graph
+        "fused_ops": {"Gelu": 1},
+        "aten_ops": {},
+        "python_ops": 0,
+        "dropout_ops": 0,
+        "export_seconds": 4.0,  # of all graphs
+        "build_seconds": 2.0,
+        "tracer_warnings": 2,
+    }
+
+
+def test_close_releases_the_forward_and_remembers_the_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from acpt_trainer.ort import patches
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(patches, "stop", lambda: stopped.append(True))
+    forward = Forward(1, 1)
+    strategy = running(forward)
+    before = strategy.status()
+    strategy.close()
+    strategy.close()  # again is allowed
+    assert (forward.released, stopped) == (1, [True])
+    assert strategy.status() == before
+
+
+def test_wrap_model_replaces_forward_in_place_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from acpt_trainer.ort import patches
+
+    monkeypatch.setattr(patches, "start", lambda: ())
+    monkeypatch.setattr(patches, "stop", lambda: None)
+    model = nn.Linear(2, 2)
+    own = model.forward
+    strategy = OrtStrategy(max_graphs=3)
+    assert strategy.wrap_model(model) is model
+    first = model.__dict__["forward"]
+    assert first.max_graphs == 3
+    assert strategy.wrap_model(model).__dict__["forward"] is first
+    strategy.close()
+    assert "forward" not in model.__dict__
+    assert model.forward == own
