@@ -94,7 +94,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         )
     text = str(caught.value)
     assert "3 problems" in text
-    for part in ("bf16", "torch_compile=True", "batch normalization"):
+    for part in ("bf16", "torch_compile=True", "normalization layers"):
         assert part in text
 
 
