@@ -37,6 +37,15 @@ def launched_processes() -> int:
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
+def set_up_devices_anew(args: TrainingArguments) -> None:
+    """Lets training arguments look for devices and processes again, and resets Accelerate's state.
+
+    transformers caches there what it found; reading `device` looks again.
+    """
+    vars(args).pop("_setup_devices", None)
+    _ = args.device
+
+
 def join_processes(args: TrainingArguments) -> list[Problem]:
     """Makes the training arguments see every process that the launcher started.
 
@@ -56,9 +65,7 @@ def join_processes(args: TrainingArguments) -> list[Problem]:
     if not torch.cuda.is_available() and args.device.type == "cpu" and not args.use_cpu:
         args.use_cpu = True
         args.dataloader_pin_memory = False
-        # transformers caches here what it found of devices and processes; reading sets it up anew.
-        args.__dict__.pop("_setup_devices", None)
-        _ = args.device
+        set_up_devices_anew(args)
     if args.world_size == launched_processes():
         return []
     return [

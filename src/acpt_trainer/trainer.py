@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,12 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
 from acpt_trainer.integration import Binding, check_versions
-from acpt_trainer.launch import contained_environment, foreign_engine_problems, join_processes
+from acpt_trainer.launch import (
+    contained_environment,
+    foreign_engine_problems,
+    join_processes,
+    set_up_devices_anew,
+)
 from acpt_trainer.precision import apply_precision, choose_precision, precision_of
 from acpt_trainer.registry import resolve_strategy
 from acpt_trainer.report import StrategyReport, read_report, write_report
@@ -84,6 +91,7 @@ class AcceleratedTrainerMixin:
 
     def _configure(self) -> str:
         args = self.args  # type: ignore[attr-defined]
+        _forget_earlier_strategy(args)
         problems = join_processes(args)
         device = args.device.type
         chosen = choose_precision(self._asked_precision, self.strategy, device)
@@ -167,18 +175,24 @@ class AcceleratedTrainerMixin:
         Before `train()` `Trainer` would start a DeepSpeed engine for inference, which exists for
         ZeRO-3 alone. Stages 1 and 2 keep the model whole in every process.
         """
-        if not (self.is_deepspeed_enabled and self.deepspeed is None):  # type: ignore[attr-defined,has-type]
-            return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
-        self.is_deepspeed_enabled = False
         self.model.to(self.args.device)  # type: ignore[attr-defined]
-        try:
+        with self._without_idle_engine():
             return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _without_idle_engine(self) -> Iterator[None]:
+        """Keeps `Trainer` from asking for a DeepSpeed engine that no `train()` has made yet."""
+        idle = self.is_deepspeed_enabled and self.deepspeed is None  # type: ignore[attr-defined,has-type]
+        self.is_deepspeed_enabled = self.is_deepspeed_enabled and not idle  # type: ignore[has-type]
+        try:
+            yield
         finally:
-            self.is_deepspeed_enabled = True
+            self.is_deepspeed_enabled = self.is_deepspeed_enabled or idle
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the plain model, with `strategy.json` beside it."""
-        super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
+        with self._without_idle_engine():
+            super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
         folder = output_dir or self.args.output_dir  # type: ignore[attr-defined]
         if self.args.should_save and os.path.isdir(folder):  # type: ignore[attr-defined]
             write_report(self.strategy_report(), folder)
@@ -200,6 +214,21 @@ class AcceleratedTrainer(AcceleratedTrainerMixin, Trainer):  # type: ignore[misc
 
 class AcceleratedSeq2SeqTrainer(AcceleratedTrainerMixin, Seq2SeqTrainer):  # type: ignore[misc]
     """`transformers.Seq2SeqTrainer` with a strategy; see `AcceleratedTrainerMixin`."""
+
+
+# What a strategy may change in training arguments.
+_CHANGED = ("bf16", "fp16", "mixed_precision", "deepspeed", "deepspeed_plugin")
+
+
+def _forget_earlier_strategy(args: Any) -> None:
+    """Lets the same training arguments serve one trainer after another, each with its strategy."""
+    before = vars(args).get("_acpt_before")
+    if before is None:
+        args._acpt_before = {name: getattr(args, name) for name in _CHANGED}
+        return
+    for name, value in before.items():
+        setattr(args, name, value)
+    set_up_devices_anew(args)
 
 
 def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:

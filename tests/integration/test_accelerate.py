@@ -129,6 +129,30 @@ def test_training_twice_engages_twice(tmp_path: Path) -> None:
         assert trainer.strategy_report()["evidence"]["forward_calls"] == 3
 
 
+def test_same_arguments_serve_one_strategy_after_another(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    for strategy, precision in (("no_acc", "bf16"), ("ds", "fp32"), ("ort", "fp32")):
+        trainer = AcceleratedTrainer(
+            model=make_model({}), args=args, train_dataset=Tokens(64), strategy=strategy,
+            precision=precision,
+        )  # fmt: skip
+        trainer.train()
+        assert trainer.strategy_report().status == "engaged"
+        assert trainer.strategy_report().precision == precision
+
+
+@pytest.mark.parametrize("strategy", ["no_acc", "ort", "ds"])
+def test_untrained_model_evaluates_and_saves(tmp_path: Path, strategy: str) -> None:
+    trainer = AcceleratedTrainer(
+        model=make_model({}), args=arguments(tmp_path), train_dataset=Tokens(64),
+        eval_dataset=Tokens(8), strategy=strategy,
+    )  # fmt: skip
+    assert trainer.evaluate()["eval_loss"] > 0
+    trainer.save_model()
+    assert json.loads((tmp_path / "strategy.json").read_text())["status"] == "pending"
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_seq2seq_trainer_trains_the_same_evaluates_and_generates(tmp_path: Path) -> None:
     losses = {}
     for strategy in ("no_acc", "ort"):

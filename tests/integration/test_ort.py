@@ -20,7 +20,8 @@ from acpt_trainer.ort.forward import attach, detach
 @pytest.fixture(autouse=True)
 def _no_patch_is_left() -> Iterator[None]:
     yield
-    patches.stop()
+    while patches.active():
+        patches.stop()
 
 
 def gpt2(attention: str = "sdpa", dropout: float = 0.0) -> GPT2LMHeadModel:
@@ -336,7 +337,10 @@ def test_importing_the_engine_leaves_torch_as_it_was() -> None:
     assert after == before
     assert torch.onnx.export is export
     assert patches.active()
-    patches.stop()
+    other = attach(gpt2())
+    detach(model)
+    assert patches.active(), "the other model still needs them"
+    other.release()
     assert patches.active() == ()
 
 

@@ -51,7 +51,9 @@ def _cause(text: str) -> str:
     if match := _UNSUPPORTED_MODE.search(text):
         # What follows asks the reader to file a request, which is of no use here.
         why = match["why"].partition("Please")[0].strip(" .,")
-        return f"the exporter cannot export the operator {match['op'].rstrip('.')}{why and ': ' + why}"
+        return (
+            f"the exporter cannot export the operator {match['op'].rstrip('.')}{why and ': ' + why}"
+        )
     if match := _NO_KERNEL.search(text):
         return f"ONNX Runtime has no kernel for {match['op'].strip()} in this precision"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

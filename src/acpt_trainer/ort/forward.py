@@ -224,7 +224,10 @@ class OrtForward:
 
     def release(self) -> None:
         """Gives the model its own forward back and frees the graphs."""
+        if self.released:
+            return
         self.released = True
+        patches.stop()
         self.graphs = {}
         if self.model.__dict__.get("forward") is self:
             if self.previous is None:

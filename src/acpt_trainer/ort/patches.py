@@ -132,10 +132,11 @@ PATCHES: tuple[Patch, ...] = (
 
 _process: ExitStack | None = None
 _active: tuple[str, ...] = ()
+_users = 0
 
 
 def start() -> tuple[str, ...]:
-    """Applies the process-wide patches and imports ORTModule, once.
+    """Applies the process-wide patches and imports ORTModule, for the first user.
 
     Returns:
         The names of the patches that are in place.
@@ -143,7 +144,7 @@ def start() -> tuple[str, ...]:
     Raises:
         ImportError: If onnxruntime-training is not installed.
     """
-    global _process, _active
+    global _process, _active, _users
     if _process is None:
         stack = ExitStack()
         try:
@@ -154,16 +155,18 @@ def start() -> tuple[str, ...]:
             stack.close()
             raise
         _process, _active = stack, tuple(patch.name for patch in applied)
+    _users += 1
     return _active
 
 
 def stop() -> None:
-    """Undoes the process-wide patches.
+    """Undoes the process-wide patches, once for the last user.
 
     ONNX Runtime stays imported, so starting again only applies them anew.
     """
-    global _process, _active
-    if _process is not None:
+    global _process, _active, _users
+    _users = max(0, _users - 1)
+    if _process is not None and not _users:
         _process.close()
         _process, _active = None, ()
 

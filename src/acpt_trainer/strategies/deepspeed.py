@@ -160,6 +160,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
         import_deepspeed()
+        _start_single_process()
         config = self.resolved_config(args)
         args.deepspeed = config
         args.hf_deepspeed_config = HfTrainerDeepSpeedConfig(config)
@@ -171,6 +172,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         from accelerate.utils import DeepSpeedPlugin
 
         import_deepspeed()
+        _start_single_process()
         config = self.resolved_config(None)
         for name in ("bf16", "fp16"):
             config[name]["enabled"] = context.precision == name
@@ -180,8 +182,7 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=config)}
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
-        """Makes sure that a single process can start: DeepSpeed looks for MPI otherwise."""
-        _single_process_rendezvous()
+        """Forgets the evidence of an earlier training; the engine wraps the model later."""
         self._last = None
         return model
 
@@ -266,8 +267,11 @@ def tensor_bytes(state: Mapping[str, Any]) -> int:
     return sum(v.numel() * v.element_size() for v in state.values() if hasattr(v, "element_size"))
 
 
-def _single_process_rendezvous() -> None:
-    """Gives a process that no launcher started the variables that `init_distributed` wants."""
+def _start_single_process() -> None:
+    """Makes a process group of one where no launcher started this process.
+
+    DeepSpeed would look for MPI, and evaluation before training needs the group already.
+    """
     import torch.distributed as dist
 
     if (dist.is_available() and dist.is_initialized()) or "RANK" in os.environ:
@@ -283,3 +287,4 @@ def _single_process_rendezvous() -> None:
         ("MASTER_PORT", str(port)),
     ):
         os.environ.setdefault(name, value)
+    import_deepspeed().init_distributed(auto_mpi_discovery=False, verbose=False)

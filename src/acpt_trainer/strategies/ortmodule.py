@@ -137,14 +137,10 @@ class OrtStrategy(AcceleratorStrategy):
 
     def close(self) -> None:
         """Gives the model its own forward back, frees the graphs and undoes the patches."""
-        if self._forward is None:
-            return
-        from acpt_trainer.ort import patches
-
-        self._last = self.status()
-        self._forward.release()
-        self._forward = None
-        patches.stop()
+        if self._forward is not None:
+            self._last = self.status()
+            self._forward.release()
+            self._forward = None
 
 
 def _two_runtimes() -> list[Problem]:
