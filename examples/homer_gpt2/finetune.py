@@ -67,9 +67,7 @@ def datasets_of(args: argparse.Namespace, tokenizer: Any, first: TrainingArgumen
     for option in ("train_path", "validation_path"):
         path: Path = getattr(args, option)
         with first.main_process_first(desc=f"tokenise {path.name}"):
-            blocks = load_blocks(
-                path, tokenizer, args.block_size, args.preprocessing_num_workers
-            )
+            blocks = load_blocks(path, tokenizer, args.block_size, args.preprocessing_num_workers)
         problems += too_short(blocks, f"--{option}", path, args.block_size)
         made.append(blocks)
     raise_if_any(problems, "Cannot train on this text")
@@ -141,7 +139,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     measured = {
         k: v
         for k, v in result.metrics.items()
-        if k.startswith("stable_") or k in (*throughput, "first_step_seconds", "warmup_steps_excluded")
+        if k.startswith("stable_")
+        or k in (*throughput, "first_step_seconds", "warmup_steps_excluded")
     }
     return {
         "run_config": args.run_config,

@@ -99,7 +99,9 @@ def _fit_problems(
         what = (
             f"the tokenizer has {len(tokenizer)} entries and the model embeds {config.vocab_size}"
         )
-        found.append(Problem(what, f"--tokenizer_path {args.tokenizer_path}", "use the model's own"))
+        found.append(
+            Problem(what, f"--tokenizer_path {args.tokenizer_path}", "use the model's own")
+        )
     return found
 
 

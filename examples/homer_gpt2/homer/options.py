@@ -142,9 +142,7 @@ def _number_problems(args: argparse.Namespace) -> list[Problem]:
     ):
         value = getattr(args, name)
         if not (math.isfinite(value) and low <= value <= high):
-            found.append(
-                Problem(f"{value} is out of range", f"--{name}", f"give {low} to {high}")
-            )
+            found.append(Problem(f"{value} is out of range", f"--{name}", f"give {low} to {high}"))
     return found
 
 
@@ -186,11 +184,11 @@ def _file_problems(args: argparse.Namespace) -> list[Problem]:
     if args.resume is not None and args.overwrite:
         what = "--resume keeps the checkpoints that --overwrite discards"
         found.append(Problem(what, "--resume --overwrite", "give one of them"))
-    elif args.resume is None and not args.overwrite and any(args.checkpoint_dir.glob("checkpoint-*")):
+    elif (
+        args.resume is None and not args.overwrite and any(args.checkpoint_dir.glob("checkpoint-*"))
+    ):
         fix = "add --resume to go on, --overwrite to discard them, or name another --output_dir"
-        found.append(
-            Problem("an earlier run left checkpoints here", str(args.checkpoint_dir), fix)
-        )
+        found.append(Problem("an earlier run left checkpoints here", str(args.checkpoint_dir), fix))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,8 @@ def plot_losses(
                 steps, losses, "o", color=color, ms=9 - 1.5 * index, mec="white",
                 label=f"{name} validation",
             )  # fmt: skip
-    axes.set(xlabel="optimizer step", ylabel="loss in nats per token", title=title)
+    axes.set(xlabel="optimizer step", ylabel="loss in nats per token")
+    axes.set_title(textwrap.fill(title, 70), fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend()
     image = io.BytesIO()
