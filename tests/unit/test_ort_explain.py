@@ -69,13 +69,11 @@ def test_explained_names_the_cause(message: str, cause: str) -> None:
             "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for "
             "Trilu(14) node with name '/Trilu'",
             "ONNX Runtime has no kernel for Trilu(14) in this precision.",
-            marks=pytest.mark.xfail(reason="the words that follow are taken for the operator"),
         ),
         pytest.param(
             "Unsupported: ONNX export of operator unique_dim. Please feel free to request "
             "support or submit a pull request on PyTorch GitHub: https://github.com/issues",
             "the exporter cannot export the operator unique_dim.\n",
-            marks=pytest.mark.xfail(reason="the full stop and the invitation are kept"),
         ),
         pytest.param(
             "Unsupported: ONNX export of embedding with scale_grad_by_freq=True for training "
@@ -83,7 +81,6 @@ def test_explained_names_the_cause(message: str, cause: str) -> None:
             "in (%x : Long(2)\n)' (type 'Tensor') in the TorchScript graph.]\n    Outputs:\n"
             "    )  (type 'Tensor')",
             "Unsupported: ONNX export of embedding with scale_grad_by_freq=True",
-            marks=pytest.mark.xfail(reason="the last line of the graph's dump is taken"),
         ),
     ],
     ids=["no-kernel", "operator", "value"],

@@ -14,8 +14,8 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort import call, patches
 from acpt_trainer.ort import forward as module
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import OrtForward, attach, detach
 
 Pair = namedtuple("Pair", "a b")
@@ -55,10 +55,10 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def build(self: OrtForward, schema: Any, tensors: Any, fixed: Any) -> Any:
         self._report_rebuild(schema)
         schemas.append(schema)
-        call = module._Call(self.model, self.original, tuple(tensors), fixed)
+        seen = call.Call(self.model, self.original, tuple(tensors), fixed)
         summary = SimpleNamespace(dropout_ops=0)
-        graph = module.TrainingGraph(call, call, schema, summary)  # type: ignore[arg-type]
-        return graph, call(*tensors.values())
+        graph = module.TrainingGraph(seen, seen, schema, summary)  # type: ignore[arg-type]
+        return graph, seen(*tensors.values())
 
     monkeypatch.setattr(OrtForward, "_build", build)
     return schemas
@@ -109,7 +109,6 @@ def test_release_leaves_what_was_put_around_it_and_passes_through(
         copy.deepcopy,
         pytest.param(
             lambda model: pickle.loads(pickle.dumps(model)),
-            marks=pytest.mark.xfail(reason="types.MethodType cannot be pickled by name"),
         ),
     ],
     ids=["deepcopy", "pickle"],
@@ -265,16 +264,16 @@ def test_too_many_graphs_stop_training_with_what_changed(built: list[dict[str, A
 )
 def test_outputs_are_rebuilt_as_they_were(value: Any) -> None:
     flat: list[torch.Tensor] = []
-    structure = module._flatten(value, flat)
+    structure = call.flatten(value, flat)
     assert all(torch.is_tensor(t) for t in flat)
     moved = [t + 10 for t in flat]
-    rebuilt = module._rebuild(structure, moved)
+    rebuilt = call.rebuild(structure, moved)
     assert type(rebuilt) is type(value)
     again: list[torch.Tensor] = []
-    assert module._flatten(rebuilt, again) == structure
+    assert call.flatten(rebuilt, again) == structure
     assert all(a is m for a, m in zip(again, moved, strict=True))
 
 
 def test_outputs_that_cannot_leave_a_graph_are_refused() -> None:
     with pytest.raises(GraphBuildError, match=r"the model returns a builtins\.set"):
-        module._flatten({"a": {1, 2}}, [])
+        call.flatten({"a": {1, 2}}, [])

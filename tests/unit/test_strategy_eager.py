@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,26 +97,6 @@ def test_base_cannot_be_built_without_status_and_precisions() -> None:
 
 
 # --- no_acc --------------------------------------------------------------------------------------
-
-
-def test_eager_refuses_deepspeed_in_the_arguments() -> None:
-    args = SimpleNamespace(deepspeed_plugin=object(), deepspeed="ds.json")
-    (problem,) = EagerStrategy().problems(TrainingContext("fp32", "cpu", args=args))  # type: ignore[arg-type]
-    assert problem.what == "strategy 'no_acc' is asked for together with DeepSpeed"
-    assert problem.where == "TrainingArguments(deepspeed=...)"
-    assert "strategy='ds'" in problem.fix
-
-
-def test_eager_refuses_deepspeed_in_the_environment(
-    make_args: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    args = make_args()
-    assert EagerStrategy().problems(TrainingContext("fp32", "cpu", args=args)) == []
-    # What TrainingArguments make of the variable; building them so would start DeepSpeed.
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    args.deepspeed_plugin = object()
-    (problem,) = EagerStrategy().problems(TrainingContext("fp32", "cpu", args=args))
-    assert problem.where == "ACCELERATE_USE_DEEPSPEED=true"
 
 
 def test_eager_refuses_fp16_on_cpu() -> None:

@@ -107,14 +107,12 @@ def test_ort_refuses_a_model_with_gradient_checkpointing(gpt2: Any) -> None:
     assert problems(model=gpt2) == []
 
 
-@pytest.mark.xfail(reason="is_gradient_checkpointing is the deprecated name")
 def test_ort_looks_at_the_model_without_a_warning(gpt2: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         problems(model=gpt2)
 
 
-@pytest.mark.xfail(reason="only the outermost module is asked")
 def test_ort_refuses_gradient_checkpointing_in_a_part_of_the_model(gpt2: Any) -> None:
     gpt2.activation_checkpointing_enable()
     assert problems(model=nn.ModuleDict({"head": nn.Linear(1, 1), "body": gpt2}))
@@ -124,7 +122,7 @@ def test_ort_refuses_gradient_checkpointing_in_a_part_of_the_model(gpt2: Any) ->
 def test_ort_refuses_batch_normalization_by_the_layer_s_name(kind: type[nn.Module]) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(kind(2), kind(2)))
     (problem,) = problems(model=model)
-    assert "running statistics of 2 batch normalization layers" in problem.what
+    assert "running statistics of 2 normalization layers" in problem.what
     assert problem.where == "Sequential.1.0"
     assert "track_running_stats=False" in problem.fix
 
@@ -280,19 +278,13 @@ def test_status_is_engaged_with_evidence_of_the_graph() -> None:
     }
 
 
-def test_close_releases_the_forward_and_remembers_the_status(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from acpt_trainer.ort import patches
-
-    stopped: list[bool] = []
-    monkeypatch.setattr(patches, "stop", lambda: stopped.append(True))
+def test_close_releases_the_forward_and_remembers_the_status() -> None:
     forward = Forward(1, 1)
     strategy = running(forward)
     before = strategy.status()
     strategy.close()
     strategy.close()  # again is allowed
-    assert (forward.released, stopped) == (1, [True])
+    assert forward.released == 1
     assert strategy.status() == before
 
 

@@ -158,7 +158,7 @@ class OrtForward:
         self, schema: dict[str, Any], tensors: dict[str, torch.Tensor], fixed: dict[str, Any]
     ) -> tuple[TrainingGraph, Any]:
         """Exports a graph and runs it for the first time, which is when ORTModule builds it."""
-        self._reportrebuild(schema)
+        self._report_rebuild(schema)
         from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
 
         call = Call(self.model, self.original, tuple(tensors), fixed)
@@ -185,7 +185,7 @@ class OrtForward:
         )  # fmt: skip
         return graph, outputs
 
-    def _reportrebuild(self, schema: dict[str, Any]) -> None:
+    def _report_rebuild(self, schema: dict[str, Any]) -> None:
         if not self.graphs:
             return
         last = list(self.graphs.values())[-1].schema
