@@ -127,6 +127,12 @@ def evidence(metrics: dict[str, Any]) -> str:
     return "; ".join(shown) or f"{metrics['strategy']['parallel']} in PyTorch"
 
 
+def shown(metrics: dict[str, Any], name: str, form: str) -> str:
+    """A metric for a table; a dash where it is missing or was no finite number."""
+    value = metrics.get(name)
+    return "-" if value is None else format(value, form)
+
+
 def summary_table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """The comparison as lines of a Markdown table."""
     head = (
@@ -138,9 +144,9 @@ def summary_table(runs: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 m["run_config"], str(m["world_size"]), m["strategy"]["status"],
-                f"{m['train_loss']:.4f}", f"{m['eval_loss']:.4f}", f"{m['perplexity']:.1f}",
-                f"{m.get('stable_train_tokens_per_second', 0):,.0f}",
-                f"{m['peak_memory_mb']:,.0f}", evidence(m),
+                shown(m, "train_loss", ".4f"), shown(m, "eval_loss", ".4f"),
+                shown(m, "perplexity", ".1f"), shown(m, "stable_train_tokens_per_second", ",.0f"),
+                shown(m, "peak_memory_mb", ",.0f"), evidence(m),
             )
         )  # fmt: skip
     return [f"| {' | '.join(row)} |" for row in rows]

@@ -67,7 +67,9 @@ def datasets_of(args: argparse.Namespace, tokenizer: Any, first: TrainingArgumen
     for option in ("train_path", "validation_path"):
         path: Path = getattr(args, option)
         with first.main_process_first(desc=f"tokenise {path.name}"):
-            blocks = load_blocks(path, tokenizer, args.block_size, args.preprocessing_num_workers)
+            blocks = load_blocks(
+                path, tokenizer, args.block_size, args.preprocessing_num_workers, f"--{option}"
+            )
         problems += too_short(blocks, f"--{option}", path, args.block_size)
         made.append(blocks)
     raise_if_any(problems, "Cannot train on this text")
@@ -96,9 +98,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from homer.progress import LossLines
     from homer.results import generate_samples, histories, perplexity
     from transformers import PrinterCallback, default_data_collator
+    from transformers.utils import logging
 
     from acpt_trainer import AcceleratedTrainer, peak_memory_mb
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     tokenizer = load_tokenizer(args)
     model = load_model(args, tokenizer)
     raise_if_any(options.disk_problems(args, model.num_parameters()), "Cannot save this model")
@@ -191,7 +196,6 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

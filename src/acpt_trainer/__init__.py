@@ -29,7 +29,7 @@ _PUBLIC = {
     "available_strategies": "registry",
     "create_accelerator": "accelerator",
     "get_strategy": "registry",
-    "last_checkpoint": "trainer",
+    "last_checkpoint": "checkpoints",
     "peak_memory_mb": "measure.memory",
     "raise_if_any": "errors",
     "register_strategy": "registry",

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -84,13 +85,33 @@ def raise_if_any(problems: Iterable[Problem], headline: str = "Cannot start") ->
         raise ConfigurationError(found, headline)
 
 
-def _no_space_left(error: BaseException) -> bool:
+def _no_space_left(error: BaseException | None) -> bool:
+    if error is None:
+        return False
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if "iostream error" in str(error) or "PytorchStreamWriter failed writing" in str(error):
+        return True  # all that torch.save says of a write that the system refused
     # safetensors and torch raise their own types and keep the system's words.
     return type(error).__name__ in ("SafetensorError", "RuntimeError") and (
-        "No space left on device" in str(error) or "code: 28" in str(error)
+        "No space left on device" in str(error)
+        or "code: 28" in str(error)
+        or _no_space_left(error.__cause__ or error.__context__)
     )
+
+
+_PATIENCE = 20.0
+"""Seconds that a process leaves to the first one to say what both found wrong."""
+
+
+def _wait_for_the_first_process() -> None:
+    """Lets the first process say it for all, since all find the same configuration wrong.
+
+    torchrun ends every process when one has ended, so the others must not be faster; when the
+    first one has no fault to report they go on and report their own.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_PATIENCE)
 
 
 @contextlib.contextmanager
@@ -106,9 +127,9 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except AcptError as error:
-        # Every process finds the same configuration wrong: the first says it for all.
-        if not isinstance(error, ConfigurationError) or os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, ConfigurationError):
+            _wait_for_the_first_process()
+        print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(USER_ERROR_STATUS) from error
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr, flush=True)

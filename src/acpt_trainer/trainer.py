@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
+from acpt_trainer.checkpoints import checkpoint_problems, last_checkpoint, steps_done
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
 from acpt_trainer.integration import Binding, check_versions
 from acpt_trainer.launch import (
@@ -21,7 +20,7 @@ from acpt_trainer.launch import (
 )
 from acpt_trainer.precision import apply_precision, choose_precision, precision_of
 from acpt_trainer.registry import resolve_strategy
-from acpt_trainer.report import StrategyReport, read_report, write_report
+from acpt_trainer.report import StrategyReport, write_report
 from acpt_trainer.strategies.base import AcceleratorStrategy, TrainingContext
 from acpt_trainer.throughput import ThroughputCallback, batch_size_and_tokens
 
@@ -156,6 +155,16 @@ class AcceleratedTrainerMixin:
                 )
             asked = found
         problems = checkpoint_problems(asked, self.strategy, args.world_size)
+        if not problems and 0 < args.max_steps <= steps_done(asked):
+            # `Trainer` would train a step more before it looks.
+            problems.append(
+                Problem(
+                    f"the checkpoint has {steps_done(asked)} steps behind it, and max_steps is "
+                    f"{args.max_steps}: nothing is left to train",
+                    str(asked),
+                    "raise max_steps, or use the model in the checkpoint as it is",
+                )
+            )
         raise_if_any(problems, "Cannot resume")
         return str(asked)
 
@@ -229,74 +238,3 @@ def _forget_earlier_strategy(args: Any) -> None:
     for name, value in before.items():
         setattr(args, name, value)
     set_up_devices_anew(args)
-
-
-def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
-    """The newest complete checkpoint of a run.
-
-    A run that was killed while saving leaves a folder without `trainer_state.json`, which is
-    written last.
-
-    Args:
-        output_dir: The run's output folder.
-
-    Returns:
-        Its path, or None.
-    """
-    complete = [
-        (int(named[1]), path)
-        for path in Path(output_dir).glob("checkpoint-*")
-        if (named := re.fullmatch("checkpoint-([0-9]+)", path.name))
-        and (path / "trainer_state.json").is_file()
-    ]
-    return os.fspath(max(complete)[1]) if complete else None
-
-
-def checkpoint_problems(
-    checkpoint: str | os.PathLike[str], strategy: AcceleratorStrategy, world_size: int
-) -> list[Problem]:
-    """Why a checkpoint cannot be resumed under a strategy.
-
-    The model loads under every strategy; the optimizer's state does not: `Trainer` would start
-    with an empty one and say nothing.
-
-    Args:
-        checkpoint: The checkpoint's folder.
-        strategy: The strategy that is to resume it.
-        world_size: Number of processes.
-
-    Returns:
-        The problems, empty when it can be resumed.
-    """
-    folder = Path(checkpoint)
-    if not (folder / "trainer_state.json").is_file():
-        what = "is not a complete checkpoint: it has no trainer_state.json"
-        if not folder.is_dir():
-            what = "does not exist"
-        return [Problem(f"the checkpoint {what}", str(folder), "name another checkpoint folder")]
-    written = read_report(folder) or {}
-    # Without a report the files tell: DeepSpeed writes `latest`.
-    guess = "deepspeed" if (folder / "latest").is_file() else "torch"
-    format_ = written.get("checkpoint_format", guess)
-    who = written.get("strategy", {"deepspeed": "ds", "torch": "no_acc"}.get(format_, format_))
-    start_anew = f"start anew from its weights: from_pretrained({str(folder)!r})"
-    if format_ != strategy.checkpoint_format:
-        return [
-            Problem(
-                f"the checkpoint's optimizer state was written by {who!r} in the {format_} format, "
-                f"and {strategy.label!r} resumes the {strategy.checkpoint_format} format",
-                str(folder),
-                f"resume with strategy={who!r}, or {start_anew}",
-            )
-        ]
-    ranks = written.get("world_size", world_size)
-    if format_ == "deepspeed" and ranks != world_size:
-        return [
-            Problem(
-                f"the checkpoint's optimizer state is split over {ranks} processes, and this run "
-                f"has {world_size}",
-                str(folder),
-                f"resume with {ranks} processes, or {start_anew}",
-            )
-        ]
-    return []

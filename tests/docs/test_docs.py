@@ -55,7 +55,9 @@ def test_python_block_runs(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", runnable("bash"))
 def test_bash_block_runs_in_the_example(code: str, tmp_path: Path) -> None:
     folder = tmp_path / "homer_gpt2"
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("data", "outputs", "__pycache__"))
+    shutil.copytree(
+        EXAMPLE, folder, ignore=shutil.ignore_patterns("data", "outputs", "__pycache__")
+    )
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment(tmp_path / "hf"),
         capture_output=True, text=True, timeout=500, check=False,

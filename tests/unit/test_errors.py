@@ -152,3 +152,23 @@ def test_reported_errors_in_a_script_shows_no_stack_trace(run_python) -> None:  
     assert done.stderr.startswith("error: Cannot look up a strategy: 1 problem found.")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("rank", "waited"), [("0", []), ("1", [20.0])])
+def test_reported_errors_leaves_a_configuration_error_to_the_first_process(
+    rank: str,
+    waited: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from acpt_trainer import errors
+
+    slept: list[float] = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(errors.time, "sleep", slept.append)
+    with pytest.raises(SystemExit) as stop, errors.reported_errors():
+        errors.raise_if_any([errors.Problem("it leaks", "the kettle", "mend it")])
+    assert stop.value.code == 2
+    assert slept == waited
+    # The launcher ends it while it waits; when it does not, nobody else had this fault.
+    assert "it leaks" in capsys.readouterr().err

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acpt_trainer import Problem
+from acpt_trainer import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +37,7 @@ def pack(columns: Mapping[str, list[list[int]]], block_size: int) -> dict[str, l
 
 
 def load_blocks(
-    path: Path, tokenizer: PreTrainedTokenizerBase, block_size: int, workers: int
+    path: Path, tokenizer: PreTrainedTokenizerBase, block_size: int, workers: int, option: str
 ) -> Dataset:
     """Reads a text file as blocks of tokens.
 
@@ -47,13 +48,27 @@ def load_blocks(
         tokenizer: Tokenises a line followed by a space: sentences follow each other as in prose.
         block_size: Tokens in a block.
         workers: Processes that tokenise.
+        option: The option that named the file, for messages.
 
     Returns:
         A data set with `input_ids` and `labels`.
-    """
-    from datasets import Dataset
 
-    lines = Dataset.from_text(str(path))
+    Raises:
+        ConfigurationError: If the file is not UTF-8 text.
+    """
+    from datasets import Dataset, disable_progress_bars
+    from datasets.exceptions import DatasetGenerationError
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        lines = Dataset.from_text(str(path))
+    except DatasetGenerationError as error:
+        reason = error.__cause__ or error
+        problem = Problem(
+            f"the text cannot be read: {reason}", f"{option} {path}", "save it as UTF-8"
+        )
+        raise ConfigurationError([problem], "Cannot train on this text") from error
     workers = max(1, min(workers, len(lines) // 1000))
     tokens = lines.map(
         _tokenize,

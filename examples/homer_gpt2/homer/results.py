@@ -58,7 +58,10 @@ def generate_samples(
     room = getattr(model.config, "max_position_embeddings", None) or 10**9
     for prompt in prompts:
         set_seed(seed)
-        inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+        # At least half of the positions are for what is added.
+        inputs = tokenizer(
+            prompt, return_tensors="pt", truncation=True, max_length=max(1, room // 2)
+        ).to(model.device)
         with torch.inference_mode():
             output = model.generate(
                 **inputs,
@@ -69,7 +72,8 @@ def generate_samples(
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
                 use_cache=True,
             )
-        text = tokenizer.decode(output[0], skip_special_tokens=True)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        text = prompt + tokenizer.decode(new, skip_special_tokens=True)
         made.append({"prompt": prompt, "text": text})
     return made
 
