@@ -13,8 +13,6 @@ import demo
 import pytest
 from finetune_runs import EXAMPLE, Workspace
 
-RUN_CONFIGS = ("no_acc", "ort")
-
 
 def metrics(run_config: str, losses: list[float], **changes: Any) -> dict[str, Any]:
     """A run as metrics.json tells of it, as far as the comparison reads it."""
@@ -170,24 +168,24 @@ def options(output: str) -> list[str]:
 @pytest.mark.slow
 def test_demo_compares_real_runs_and_can_be_repeated(workspace: Workspace, tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    command = [*options(str(output)), "--run_configs", *RUN_CONFIGS]
     # Evaluation takes most of the time: larger entries make fewer blocks.
-    command += ["--tokenizer_vocab_size", "2000"]
-    for _ in range(2):
-        for made in ("summary.json", "summary.md", "loss.png"):
-            (output / made).unlink(missing_ok=True)
-        done = workspace.python(*command)
+    command = [*options(str(output)), "--tokenizer_vocab_size", "2000", "--run_configs"]
+    # The second time over the checkpoints of the first, and once is enough for that.
+    for run_configs in (["no_acc", "ort"], ["ort"]):
+        done = workspace.python(*command, *run_configs)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-        assert [run["run_config"] for run in summary["runs"]] == list(RUN_CONFIGS)
-        assert [run["strategy"]["status"] for run in summary["runs"]] == ["engaged"] * 2
+        assert [run["run_config"] for run in summary["runs"]] == run_configs
+        assert {run["strategy"]["status"] for run in summary["runs"]} == {"engaged"}
         assert summary["largest_relative_loss_difference"] < 1e-3
         assert "generated sample" in summary["corpus"]
         page = (output / "summary.md").read_text(encoding="utf-8")
         assert "generated sample" in page
-        for name in RUN_CONFIGS:
-            assert f"| {name} | 1 | engaged |" in page
-        assert (output / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+        assert [row.split(" | ")[0] for row in rows[1:]] == [f"| {name}" for name in run_configs]
+        picture = output / "loss.png"
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        picture.unlink()
 
 
 @pytest.mark.slow
