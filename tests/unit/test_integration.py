@@ -200,6 +200,7 @@ def test_verify_passes_when_engaged_and_asks_once() -> None:
     binding.verify()
     strategy.said = StrategyStatus.fell_back("later")
     binding.verify()
+    assert binding.report().status == "fell_back"  # not asked again, and not forgotten
 
 
 def test_verify_asks_again_after_another_prepare() -> None:

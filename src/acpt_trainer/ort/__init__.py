@@ -6,6 +6,7 @@
 * `patches`: the list of reasons. One `Patch` a concept: what it patches, for which versions, why,
   and when it can go.
 * `symbolics`: how PyTorch operators are exported so that ONNX Runtime can differentiate them.
+* `registration`: which of them an export uses.
 * `forward`: the model's forward pass, run by ONNX Runtime while training, in place.
 * `graph`: evidence read from the training graph.
 * `explain`: what an export failure means, and the way out.

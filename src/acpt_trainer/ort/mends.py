@@ -214,9 +214,9 @@ def disable_fallback(stack: ExitStack) -> None:
 
 def register_symbolics(stack: ExitStack) -> None:
     """Holds our symbolics in the exporter."""
-    from acpt_trainer.ort import symbolics
+    from acpt_trainer.ort import registration
 
-    stack.enter_context(symbolics.registered())
+    stack.enter_context(registration.registered())
 
 
 def refuse_custom_functions(stack: ExitStack) -> None:

@@ -1,39 +1,14 @@
 """How PyTorch operators are exported so that ONNX Runtime 1.19.2 can run and differentiate them.
 
 A symbolic function receives the exporter's graph context and graph values and returns graph values
-(see `torch.onnx.register_custom_op_symbolic`). Each one below says what is wrong without it.
+(see `torch.onnx.register_custom_op_symbolic`); `registration` puts them in place. Each one below says what is wrong without it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
-
-OPSET = 17
-"""The ONNX operator set that ORTModule 1.19.2 exports."""
-
-# ORTModule exports these through the ATen executor, a C++ extension. The exporter has its own
-# symbolics for them, so nothing needs a compiler.
-ATEN_SYMBOLICS = (
-    "argmax",
-    "group_norm",
-    "max",
-    "min",
-    "diagonal",
-    "bitwise_or",
-    "unfold",
-    "avg_pool2d",
-    "adaptive_avg_pool2d",
-    "numpy_T",
-    "upsample_nearest1d",
-    "upsample_nearest2d",
-    "upsample_nearest3d",
-    "upsample_bicubic2d",
-    "multinomial",
-    "max_pool2d",
-)
 
 _FLOAT, _INT64, _BOOL = 1, 7, 9  # onnx.TensorProto.DataType
 
@@ -271,49 +246,3 @@ def grouped_convolution(upstream: Callable[..., Any]) -> Callable[..., Any]:
         return helper._squeeze_helper(g, out, [2])
 
     return symbolic
-
-
-def _zero_gradient() -> Sequence[Any]:
-    return [("Sub", ["GO(0)", "GO(0)"], ["GI(0)"])]
-
-
-def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """The whole set to export with: ORTModule's own, less the ATen ones, with ours on top."""
-    chosen = {k: fn for k, fn in upstream.items() if k.split("::")[-1] not in ATEN_SYMBOLICS}
-    convolution = chosen.pop("::_convolution")
-    return {
-        **chosen,
-        "aten::scaled_dot_product_attention": scaled_dot_product_attention,
-        "aten::where": where,
-        "::embedding": embedding,
-        "prim::ConstantChunk": constant_chunk(chosen["prim::ConstantChunk"]),
-        "aten::diff": diff,
-        "aten::cumsum": cumsum,
-        "aten::_convolution": grouped_convolution(convolution),
-    }
-
-
-@contextlib.contextmanager
-def registered() -> Iterator[None]:
-    """Holds our symbolics in torch's exporter and in ORTModule's registry, and takes them out.
-
-    Taken out, a `torch.onnx.export` of the user's own is as without us.
-    """
-    from onnxruntime.training.ortmodule import (
-        _custom_gradient_registry,
-        _custom_op_symbolic_registry,
-    )
-    from torch.onnx import unregister_custom_op_symbolic
-
-    registry = _custom_op_symbolic_registry.CustomOpSymbolicRegistry
-    gradients = _custom_gradient_registry.CustomGradientRegistry
-    upstream = dict(registry._SYMBOLICS)
-    registry._SYMBOLICS = _symbolics(upstream)
-    gradients.register("", "Shrink", (), _zero_gradient)
-    try:
-        yield  # ORTModule registers what it finds in the two registries when it is constructed.
-    finally:
-        for name in registry._SYMBOLICS:
-            with contextlib.suppress(ValueError, KeyError):
-                unregister_custom_op_symbolic(name, OPSET)
-        registry._SYMBOLICS = upstream
