@@ -132,7 +132,10 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                 shutil.rmtree(old)
     result = trainer.train(resume_from_checkpoint=resumed)
     losses, evaluations = histories(trainer.state.log_history)
-    if not evaluations or evaluations[-1][0] != trainer.state.global_step:
+    # A smoothed loss is no measure of what the model predicts: perplexity is of the plain one.
+    trainer.label_smoother = None
+    last = evaluations[-1][0] if evaluations else None
+    if last != trainer.state.global_step or args.label_smoothing:
         evaluations.append([trainer.state.global_step, trainer.evaluate()["eval_loss"]])
     eval_loss = evaluations[-1][1]
     trainer.save_model(str(args.output_dir))

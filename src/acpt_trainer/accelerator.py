@@ -14,7 +14,7 @@ from acpt_trainer.launch import (
 )
 from acpt_trainer.precision import choose_precision
 from acpt_trainer.registry import resolve_strategy
-from acpt_trainer.report import StrategyReport
+from acpt_trainer.report import StrategyReport, write_report
 from acpt_trainer.strategies.base import AcceleratorStrategy, TrainingContext
 
 if TYPE_CHECKING:
@@ -107,11 +107,28 @@ def create_accelerator(
         stepped = stepped or accelerator.sync_gradients
 
     def end_training(original: Callable[..., Any]) -> None:
+        if stepped:
+            binding.verify()
         binding.release()
         original()
 
+    def free_memory(original: Callable[..., Any], *objects: Any) -> Any:
+        nonlocal stepped
+        binding.release()
+        owned.clear()
+        stepped = False
+        return original(*objects)
+
+    def save_state(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        folder = original(*args, **options)
+        if accelerator.is_main_process and folder is not None:
+            write_report(binding.report(), folder)
+        return folder
+
     binding._extend("backward", backward)
     binding._extend("end_training", end_training)
+    binding._extend("free_memory", free_memory)
+    binding._extend("save_state", save_state)
     return accelerator
 
 

@@ -70,6 +70,16 @@ def checkpoint_problems(
                 f"resume with strategy={who!r}, or {start_anew}",
             )
         ]
+    kept = ("latest",) if format_ == "deepspeed" else ("optimizer.pt", "optimizer.bin")
+    if not any((folder / name).exists() for name in kept):
+        return [
+            Problem(
+                "the checkpoint holds no optimizer state (save_only_model?), and training would "
+                "go on with an empty one",
+                str(folder),
+                start_anew,
+            )
+        ]
     ranks = written.get("world_size", world_size)
     if format_ == "deepspeed" and ranks != world_size:
         return [

@@ -139,8 +139,9 @@ def reported_errors() -> Iterator[None]:
             raise
         print(
             f"error: No space left on the disk: {error}\n"
-            "    fix:   free some space or choose another output folder, then run the same command "
-            "again;\n           checkpoints and files written before are complete and are used.",
+            "    fix:   free some space or choose another output folder, then run the same "
+            "command again\n           (finetune.py with --resume); checkpoints and files written "
+            "before are complete and are used.",
             file=sys.stderr,
             flush=True,
         )

@@ -120,7 +120,12 @@ class Binding:
         return state
 
     def _clip_grad_norm_(
-        self, original: Callable[..., Any], parameters: Any, max_norm: float, *args: Any
+        self,
+        original: Callable[..., Any],
+        parameters: Any,
+        max_norm: float,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Refuses a clipping that the engine would ignore: it clips by its own config."""
         engine = self.strategy.clips_to()
@@ -137,7 +142,7 @@ class Binding:
                 ],
                 "Cannot clip gradients",
             )
-        return original(parameters, max_norm, *args)
+        return original(parameters, max_norm, *args, **kwargs)
 
     # --- proof -----------------------------------------------------------------------------------
 
@@ -154,14 +159,14 @@ class Binding:
             raise NotEngagedError(
                 f"strategy {self.strategy.label!r} was asked for and did not run the first step "
                 f"({status.status}): {status.reason}.\n"
-                "    where: training stopped after the first step; nothing was saved\n"
+                "    where: training stopped after the first step\n"
                 "    fix:   mend what the reason says, or train with strategy='no_acc'"
             )
         if self._alone:
             raise NotEngagedError(
                 f"each of the {self.accelerator.num_processes} processes trains alone: Accelerate "
                 f"left the {self._prepared_as} without DDP, so gradients are not averaged.\n"
-                "    where: training stopped after the first step; nothing was saved\n"
+                "    where: training stopped after the first step\n"
                 "    fix:   give the Trainer a plain model that no other accelerator prepared"
             )
         self._verified = True

@@ -73,6 +73,8 @@ def choose_precision(asked: str | None, strategy: AcceleratorStrategy, device: s
 
 def precision_of(args: TrainingArguments) -> str:
     """The precision that training arguments (and `ACCELERATE_MIXED_PRECISION`) ask for."""
+    if args.bf16 or args.fp16:  # set after construction too, when mixed_precision is not
+        return "bf16" if args.bf16 else "fp16"
     return _FROM_ACCELERATE.get(args.mixed_precision, str(args.mixed_precision))
 
 

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 class _VerifyCallback(TrainerCallback):  # type: ignore[misc]
     """Stops training after the first step if the strategy did not run it."""
 
-    def __init__(self, binding: Binding) -> None:
-        self.binding = binding
+    def __init__(self, trainer: AcceleratedTrainerMixin) -> None:
+        self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.binding.verify()
+        # Asked anew: a hyper-parameter search makes an accelerator for each trial.
+        self.trainer._binding.verify()
 
 
 class AcceleratedTrainerMixin:
@@ -71,7 +72,7 @@ class AcceleratedTrainerMixin:
         self._throughput = ThroughputCallback()
         self._throughput.counts_batches = True
         super().__init__(*args, **kwargs)
-        self.add_callback(_VerifyCallback(self._binding))  # type: ignore[attr-defined]
+        self.add_callback(_VerifyCallback(self))  # type: ignore[attr-defined]
         self.add_callback(self._throughput)  # type: ignore[attr-defined]
 
     # --- the seam --------------------------------------------------------------------------------
@@ -85,12 +86,25 @@ class AcceleratedTrainerMixin:
             self.accelerator,  # type: ignore[attr-defined,has-type]
             self.strategy,
             precision,
-            owns=lambda candidate: candidate is self.model,  # type: ignore[attr-defined]
+            owns=self._owns,
         )
+
+    def _owns(self, candidate: Any) -> bool:
+        if candidate is not self.model:  # type: ignore[attr-defined]
+            return False
+        if self.model_init is not None:  # type: ignore[attr-defined]
+            # The model did not exist when the rest was checked.
+            binding = self._binding
+            device, processes = binding.accelerator.device.type, binding.accelerator.num_processes
+            context = TrainingContext(binding.precision, device, processes, None, candidate)
+            label = self.strategy.label
+            raise_if_any(self.strategy.problems(context), f"Cannot train with strategy {label!r}")
+        return True
 
     def _configure(self) -> str:
         args = self.args  # type: ignore[attr-defined]
         _forget_earlier_strategy(args)
+        before = {name: getattr(args, name) for name in _CHANGED}
         problems = join_processes(args)
         device = args.device.type
         chosen = choose_precision(self._asked_precision, self.strategy, device)
@@ -98,6 +112,7 @@ class AcceleratedTrainerMixin:
         precision = precision_of(args)
         # ACCELERATE_MIXED_PRECISION sets none of these, and DeepSpeed's "auto" reads them.
         args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
+        args.mixed_precision = "no" if precision == "fp32" else precision
         context = TrainingContext(precision, device, args.world_size, args, self.model)  # type: ignore[attr-defined]
         problems += self.strategy.problems(context)
         problems += foreign_engine_problems(self.strategy, args)
@@ -111,6 +126,7 @@ class AcceleratedTrainerMixin:
             )
         raise_if_any(problems, f"Cannot train with strategy {self.strategy.label!r}")
         self.strategy.configure(args)
+        args._acpt_changed = {name: (old, getattr(args, name)) for name, old in before.items()}
         return precision
 
     # --- training --------------------------------------------------------------------------------
@@ -184,17 +200,18 @@ class AcceleratedTrainerMixin:
         Before `train()` `Trainer` would start a DeepSpeed engine for inference, which exists for
         ZeRO-3 alone. Stages 1 and 2 keep the model whole in every process.
         """
-        self.model.to(self.args.device)  # type: ignore[attr-defined]
-        with self._without_idle_engine():
+        with self._without_idle_engine() as idle:
+            if idle:  # the engine would have moved it
+                self.model.to(self.args.device)  # type: ignore[attr-defined]
             return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def _without_idle_engine(self) -> Iterator[None]:
+    def _without_idle_engine(self) -> Iterator[bool]:
         """Keeps `Trainer` from asking for a DeepSpeed engine that no `train()` has made yet."""
         idle = self.is_deepspeed_enabled and self.deepspeed is None  # type: ignore[attr-defined,has-type]
         self.is_deepspeed_enabled = self.is_deepspeed_enabled and not idle  # type: ignore[has-type]
         try:
-            yield
+            yield idle
         finally:
             self.is_deepspeed_enabled = self.is_deepspeed_enabled or idle
 
@@ -230,11 +247,14 @@ _CHANGED = ("bf16", "fp16", "mixed_precision", "deepspeed", "deepspeed_plugin")
 
 
 def _forget_earlier_strategy(args: Any) -> None:
-    """Lets the same training arguments serve one trainer after another, each with its strategy."""
-    before = vars(args).get("_acpt_before")
-    if before is None:
-        args._acpt_before = {name: getattr(args, name) for name in _CHANGED}
+    """Lets the same training arguments serve one trainer after another, each with its strategy.
+
+    What an earlier strategy set is taken back, and what the user set since is kept.
+    """
+    earlier = vars(args).pop("_acpt_changed", None)
+    if earlier is None:
         return
-    for name, value in before.items():
-        setattr(args, name, value)
+    for name, (before, after) in earlier.items():
+        if getattr(args, name) is after or getattr(args, name) == after:
+            setattr(args, name, before)
     set_up_devices_anew(args)

@@ -202,3 +202,64 @@ def test_second_model_on_one_accelerator_is_refused() -> None:
     accelerator.prepare(torch.nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="second model"):
         accelerator.prepare(torch.nn.Linear(2, 2))
+
+
+def test_half_precision_weights_are_not_called_fp32(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="half precision"):
+        AcceleratedTrainer(
+            model=make_model({}).bfloat16(), args=arguments(tmp_path), train_dataset=Tokens(64),
+            strategy="no_acc", precision="fp32",
+        )  # fmt: skip
+
+
+def test_model_that_is_made_later_is_checked_too(tmp_path: Path) -> None:
+    def make() -> Any:
+        model = make_model({})
+        model.norm = torch.nn.BatchNorm1d(4)
+        return model
+
+    trainer = AcceleratedTrainer(
+        model_init=make, args=arguments(tmp_path), train_dataset=Tokens(64), strategy="ort"
+    )
+    with pytest.raises(ConfigurationError, match="normalization layers"):
+        trainer.train()
+
+
+def test_arguments_changed_between_two_trainers_are_kept(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    options = {"args": args, "train_dataset": Tokens(64)}
+    first = AcceleratedTrainer(model=make_model({}), strategy="no_acc", **options)
+    assert first.strategy_report().precision == "fp32"
+    args.bf16 = True
+    second = AcceleratedTrainer(model=make_model({}), strategy="no_acc", **options)
+    second.train()
+    assert second.strategy_report().precision == "bf16"
+    assert second.strategy_report()["evidence"]["autocast"] == "bf16"
+
+
+def test_checkpoint_without_optimizer_state_is_not_resumed(tmp_path: Path) -> None:
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2, save_only_model=True)
+    trainer = AcceleratedTrainer(
+        model=make_model({}), args=args, train_dataset=Tokens(64), strategy="ort"
+    )
+    trainer.train()
+    with pytest.raises(ConfigurationError, match="no optimizer state"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_accelerator_is_used_again_after_free_memory(tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    accelerator = create_accelerator("ort", precision="fp32")
+    for _ in range(2):
+        model = make_model({})
+        prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1))
+        prepared.train()
+        accelerator.backward(prepared(**{k: v[None] for k, v in Tokens(1)[0].items()}).loss)
+        accelerator.clip_grad_norm_(prepared.parameters(), max_norm=1.0, norm_type=2)
+        optimizer.step()
+        accelerator.save_state(str(tmp_path))
+        assert json.loads((tmp_path / "strategy.json").read_text())["status"] == "engaged"
+        accelerator.free_memory()
+        assert "forward" not in vars(model)

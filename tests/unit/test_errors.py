@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from acpt_trainer import errors
 from acpt_trainer.errors import (
     AcptError,
     ConfigurationError,
@@ -97,8 +98,13 @@ class SafetensorError(Exception):
             'Io(Os { code: 28, kind: StorageFull, message: "No space left on device" })'
         ),
         RuntimeError("unable to write: No space left on device (28)"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
+            " PytorchStreamWriter failed writing file data/0"
+        ),
+        RuntimeError("basic_ios::clear: iostream error"),
     ],
-    ids=["no-space", "quota", "safetensors", "torch"],
+    ids=["no-space", "quota", "safetensors", "torch", "torch-writer", "torch-stream"],
 )
 def test_reported_errors_explains_a_full_disk(
     error: Exception, capsys: pytest.CaptureFixture[str]
@@ -154,17 +160,16 @@ def test_reported_errors_in_a_script_shows_no_stack_trace(run_python) -> None:  
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(("rank", "waited"), [("0", []), ("1", [20.0])])
+@pytest.mark.parametrize(("rank", "waited"), [(None, []), ("0", []), ("1", [20.0])])
 def test_reported_errors_leaves_a_configuration_error_to_the_first_process(
-    rank: str,
+    rank: str | None,
     waited: list[float],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from acpt_trainer import errors
-
     slept: list[float] = []
-    monkeypatch.setenv("RANK", rank)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(errors.time, "sleep", slept.append)
     with pytest.raises(SystemExit) as stop, errors.reported_errors():
         errors.raise_if_any([errors.Problem("it leaks", "the kettle", "mend it")])
@@ -172,3 +177,35 @@ def test_reported_errors_leaves_a_configuration_error_to_the_first_process(
     assert slept == waited
     # The launcher ends it while it waits; when it does not, nobody else had this fault.
     assert "it leaks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", [None, "0", "1", "7"])
+@pytest.mark.parametrize(
+    "error", [NotEngagedError("it did not run"), GraphBuildError("no graph")], ids=repr
+)
+def test_reported_errors_of_training_are_said_at_once_by_every_process(
+    error: AcptError,
+    rank: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(SystemExit) as stop, reported_errors():
+        raise error
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("cause", [True, False])
+def test_reported_errors_explains_a_full_disk_behind_another_error(
+    cause: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = RuntimeError("the writer failed")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    error.__cause__, error.__context__ = (full, None) if cause else (None, full)
+    with pytest.raises(SystemExit) as stop, reported_errors():
+        raise error
+    assert stop.value.code == 2
+    assert "No space left on the disk: the writer failed" in capsys.readouterr().err

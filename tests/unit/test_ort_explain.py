@@ -99,7 +99,7 @@ def test_explained_has_three_parts_and_says_that_nothing_was_trained() -> None:
     assert fix == f"    fix:   {WAY_OUT}."
     assert "strategy='no_acc'" in fix
     assert last.strip() == (
-        "Nothing was trained; this package never falls back to PyTorch silently."
+        "This step was not run; this package never falls back to PyTorch silently."
     )
 
 

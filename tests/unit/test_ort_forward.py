@@ -1,24 +1,22 @@
-"""The forward pass in place, as far as it goes without an engine: arguments, schema, outputs."""
+"""The forward pass in place, as far as it goes without an engine: arguments and schema."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers.modeling_outputs import CausalLMOutput
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import call, patches
 from acpt_trainer.ort import forward as module
+from acpt_trainer.ort import patches
+from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.forward import OrtForward, attach, detach
 
-Pair = namedtuple("Pair", "a b")
 ONE, TWO = torch.tensor([1.0]), torch.tensor([2.0, 3.0])
 
 
@@ -55,7 +53,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def build(self: OrtForward, schema: Any, tensors: Any, fixed: Any) -> Any:
         self._report_rebuild(schema)
         schemas.append(schema)
-        seen = call.Call(self.model, self.original, tuple(tensors), fixed)
+        seen = Call(self.model, self.original, tuple(tensors), fixed)
         summary = SimpleNamespace(dropout_ops=0)
         graph = module.TrainingGraph(seen, seen, schema, summary)  # type: ignore[arg-type]
         return graph, seen(*tensors.values())
@@ -103,13 +101,21 @@ def test_release_leaves_what_was_put_around_it_and_passes_through(
     assert ort.graphs == {}
 
 
+def test_release_leaves_the_patches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+    monkeypatch.setattr(patches, "stop", lambda: stopped.append(True))
+    ort = attach(Kettle())
+    ort.release()
+    ort.release()  # again is allowed
+    detach(ort.model)
+    assert stopped == [True]
+
+
 @pytest.mark.parametrize(
     "duplicate",
     [
         copy.deepcopy,
-        pytest.param(
-            lambda model: pickle.loads(pickle.dumps(model)),
-        ),
+        lambda model: pickle.loads(pickle.dumps(model)),
     ],
     ids=["deepcopy", "pickle"],
 )
@@ -242,38 +248,3 @@ def test_too_many_graphs_stop_training_with_what_changed(built: list[dict[str, A
     for part in ("Kettle for the 3th time", "other arguments", "'scale', 3", "max_graphs="):
         assert part in str(caught.value)
     assert (len(ort.graphs), ort.calls) == (2, 3)
-
-
-# --- outputs -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        ONE,
-        (ONE, TWO),
-        [ONE, None, 3, "tea"],
-        {"a": ONE, "b": {"c": (TWO, None)}},
-        OrderedDict(a=ONE),
-        Pair(ONE, [TWO]),
-        CausalLMOutput(loss=ONE, logits=TWO),
-        CausalLMOutput(logits=TWO, hidden_states=(ONE, TWO)),
-        (),
-    ],
-    ids=lambda v: type(v).__name__,
-)
-def test_outputs_are_rebuilt_as_they_were(value: Any) -> None:
-    flat: list[torch.Tensor] = []
-    structure = call.flatten(value, flat)
-    assert all(torch.is_tensor(t) for t in flat)
-    moved = [t + 10 for t in flat]
-    rebuilt = call.rebuild(structure, moved)
-    assert type(rebuilt) is type(value)
-    again: list[torch.Tensor] = []
-    assert call.flatten(rebuilt, again) == structure
-    assert all(a is m for a, m in zip(again, moved, strict=True))
-
-
-def test_outputs_that_cannot_leave_a_graph_are_refused() -> None:
-    with pytest.raises(GraphBuildError, match=r"the model returns a builtins\.set"):
-        call.flatten({"a": {1, 2}}, [])

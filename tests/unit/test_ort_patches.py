@@ -6,8 +6,6 @@ import dataclasses
 import importlib.util
 import os
 import subprocess
-import sys
-import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -27,6 +25,12 @@ needs_onnxruntime = pytest.mark.skipif(
 )
 
 
+class Owner:
+    """What made-up patches change."""
+
+    plain = 1
+
+
 def made_up(
     name: str,
     apply: Callable[[ExitStack], None],
@@ -41,6 +45,7 @@ def no_process_patches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is applied when the test begins, and what it applies is forgotten."""
     monkeypatch.setattr(patches, "_process", None)
     monkeypatch.setattr(patches, "_active", ())
+    monkeypatch.setattr(patches, "_users", 0)
     yield
     patches.stop()
 
@@ -70,71 +75,6 @@ def test_patch_says_what_it_is_for(patch: Patch) -> None:
     assert isinstance(patch.scope, Scope)
     assert isinstance(patch.needed(), bool)
     assert "onnxruntime#" in patch.upstream or "https://" in patch.upstream
-
-
-# --- setting and undoing -------------------------------------------------------------------------
-
-
-class Base:
-    inherited = "base"
-
-
-class Owner(Base):
-    plain = 1
-
-    @classmethod
-    def of_class(cls) -> str:
-        return cls.__name__
-
-    @staticmethod
-    def static() -> str:
-        return "static"
-
-    def method(self) -> str:
-        return "method"
-
-
-@pytest.mark.parametrize("name", ["plain", "of_class", "static", "method"])
-def test_set_restores_the_raw_attribute(name: str) -> None:
-    raw = vars(Owner)[name]
-    with ExitStack() as stack:
-        mends.set_attribute(stack, Owner, name, "patched")
-        assert getattr(Owner, name) == "patched"
-    assert vars(Owner)[name] is raw
-    assert (Owner.of_class(), Owner.static(), Owner().method()) == ("Owner", "static", "method")
-
-
-@pytest.mark.parametrize("name", ["inherited", "absent"])
-def test_set_removes_a_name_that_was_not_there(name: str) -> None:
-    with ExitStack() as stack:
-        mends.set_attribute(stack, Owner, name, "patched")
-        assert getattr(Owner, name) == "patched"
-    assert name not in vars(Owner)
-    assert Owner.inherited == "base"
-
-
-def test_set_twice_restores_the_first() -> None:
-    raw = vars(Owner)["method"]
-    with ExitStack() as stack:
-        mends.set_attribute(stack, Owner, "method", "one")
-        mends.set_attribute(stack, Owner, "method", "two")
-    assert vars(Owner)["method"] is raw
-
-
-def test_set_module_puts_back_what_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    parent, child = types.ModuleType("made_up"), types.ModuleType("made_up.child")
-    parent.child = child  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "made_up", parent)
-    monkeypatch.setitem(sys.modules, "made_up.child", child)
-    new, other = types.ModuleType("made_up.child"), types.ModuleType("made_up.other")
-    with ExitStack() as stack:
-        mends.set_module(stack, "made_up.child", new)
-        mends.set_module(stack, "made_up.other", other)
-        assert sys.modules["made_up.child"] is parent.child is new
-        assert sys.modules["made_up.other"] is parent.other is other  # type: ignore[attr-defined]
-    assert sys.modules["made_up.child"] is parent.child is child
-    assert "made_up.other" not in sys.modules
-    assert not hasattr(parent, "other")
 
 
 # --- building ------------------------------------------------------------------------------------
@@ -286,6 +226,25 @@ def test_start_and_stop(no_process_patches: None, monkeypatch: pytest.MonkeyPatc
     assert undone == ["two", "one"]
     assert patches.active() == ()
     assert patches.start() == ("one", "two")  # again is allowed
+
+
+def test_stop_waits_for_the_last_user(
+    no_process_patches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone: list[str] = []
+    one = made_up("one", lambda stack: stack.callback(undone.append, "one") and None)
+    monkeypatch.setattr(patches, "PATCHES", (one,))
+    patches.start()
+    patches.start()
+    patches.stop()
+    assert (undone, patches.active()) == ([], ("one",))
+    patches.stop()
+    assert (undone, patches.active()) == (["one"], ())
+    patches.stop()  # once more than started is no debt
+    patches.start()
+    assert patches.active() == ("one",)
+    patches.stop()
+    assert patches.active() == ()
 
 
 @pytest.mark.parametrize("error", [ImportError("no engine"), KeyboardInterrupt()], ids=repr)

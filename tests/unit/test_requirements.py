@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from acpt_trainer.requirements import Requirement
+from acpt_trainer.requirements import Requirement, import_deepspeed
 
 
 @pytest.fixture
@@ -71,3 +75,22 @@ def test_requirement_problem_names_package_strategy_and_extra() -> None:
     assert problem.what == "strategy 'my_ds' needs the package 'deepspeed', which is not installed"
     assert problem.where == "strategy='my_ds'"
     assert problem.fix == "pip install 'acpt-trainer[deepspeed]'"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "before", "after"),
+    [(False, None, "cpu"), (False, "xpu", "xpu"), (True, None, None)],
+)
+def test_import_deepspeed_is_quiet_and_looks_for_no_other_accelerator(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, before: str | None, after: str | None
+) -> None:
+    made_up = types.ModuleType("deepspeed")
+    monkeypatch.setitem(sys.modules, "deepspeed", made_up)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    log = logging.getLogger("DeepSpeed")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    if before is not None:
+        monkeypatch.setenv("DS_ACCELERATOR", before)
+    assert import_deepspeed() is made_up
+    assert os.environ.get("DS_ACCELERATOR") == after
+    assert log.level == logging.WARNING

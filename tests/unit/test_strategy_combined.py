@@ -118,6 +118,19 @@ def test_combined_status_is_the_worst_of_its_parts(
     assert said.evidence == {"made_up": inner.evidence, "made_up_engine": outer.evidence}
 
 
+@pytest.mark.parametrize(
+    ("inner", "outer", "combined"),
+    [(None, None, None), (None, 0.0, 0.0), (None, 1.5, 1.5), (0.0, None, 0.0)],
+)
+def test_combined_clips_to_what_its_engine_does(
+    inner: float | None, outer: float | None, combined: float | None
+) -> None:
+    both, _ = pair()
+    for part, norm in zip(both.parts, (inner, outer), strict=True):
+        part.clips_to = lambda norm=norm: norm
+    assert both.clips_to() == combined
+
+
 def test_ds_ort_refuses_bf16_on_cpu_by_the_part_s_name() -> None:
     found = CombinedStrategy(["ds", "ort"]).problems(TrainingContext("bf16", "cpu"))
     assert [p.what for p in found] == ["strategy 'ort' does not train in bf16 on cpu"]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.utils import DistributedType
 from torch import nn
 
 from acpt_trainer.registry import get_strategy
@@ -86,6 +87,7 @@ def test_base_leaves_the_model_and_arguments_alone() -> None:
     assert strategy.unwrap_model(model) is model
     assert strategy.options() == strategy.accelerator_kwargs(CPU) == {}
     assert strategy.checkpoint_format == "torch"
+    assert strategy.clips_to() is None
     strategy.configure(None)  # type: ignore[arg-type]
     strategy.prepared(None, model)
     strategy.close()
@@ -142,6 +144,16 @@ def test_eager_fell_back_in_another_precision(precision: str, mixed: str, reason
     status = strategy.status()
     assert (status.status, status.reason) == (Status.FELL_BACK, reason)
     assert status.evidence["model"] == "Linear"
+
+
+@pytest.mark.parametrize("distributed_type", ["DEEPSPEED", DistributedType.DEEPSPEED])
+def test_eager_fell_back_where_deepspeed_runs_the_step(distributed_type: Any) -> None:
+    strategy = EagerStrategy()
+    strategy.problems(CPU)
+    strategy.prepared(accelerator(distributed_type=distributed_type), nn.Linear(1, 1))
+    status = strategy.status()
+    assert (status.status, status.reason) == (Status.FELL_BACK, "DeepSpeed runs the step")
+    assert status.evidence["distributed"] == "DEEPSPEED"
 
 
 def test_eager_label_is_the_name_asked_for() -> None:

@@ -160,6 +160,7 @@ class Run:
     def step(self, seconds: float, tokens: int = 0) -> None:
         self.clock.wait(seconds)
         self.state.num_input_tokens_seen += tokens
+        self.state.global_step += 1
         self.tell("on_step_end")
 
     def end(self) -> dict[str, Any]:
@@ -233,6 +234,23 @@ def test_callback_starts_anew_with_each_train(run: Run) -> None:
     run.step(1.0)
     logs = run.end()
     assert (logs["stable_train_steps"], logs["first_step_seconds"]) == (1, 1.0)
+
+
+def test_callback_waits_for_the_device_where_the_stable_window_begins_and_ends(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    waited: list[int] = []
+    made_up = Run(ThroughputCallback(warmup_steps=2), clock)
+    monkeypatch.setattr(
+        throughput, "_synchronize", lambda device: waited.append(made_up.state.global_step)
+    )
+    made_up.tell("on_train_begin")
+    for _ in range(6):
+        made_up.step(1.0)
+    assert waited == [1, 2]
+    made_up.state.global_step = made_up.state.max_steps - 1
+    made_up.step(1.0)
+    assert waited == [1, 2, made_up.state.max_steps]
 
 
 def test_callback_is_one_of_transformers() -> None:

@@ -1,4 +1,4 @@
-"""The Trainer's helpers: what is settled at start, and which checkpoint is resumed or refused."""
+"""The mixin on a made-up Trainer: what is settled at start, resumed, logged and released."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import Seq2SeqTrainer, Trainer
 
 from acpt_trainer import trainer as module
 from acpt_trainer.errors import ConfigurationError, NotEngagedError
-from acpt_trainer.registry import get_strategy
+from acpt_trainer.strategies import deepspeed
 from acpt_trainer.strategies.deepspeed import DeepSpeedStrategy
 from acpt_trainer.strategies.eager import EagerStrategy
 from acpt_trainer.strategies.ortmodule import OrtStrategy
@@ -23,10 +23,9 @@ from acpt_trainer.trainer import (
     AcceleratedSeq2SeqTrainer,
     AcceleratedTrainer,
     AcceleratedTrainerMixin,
-    checkpoint_problems,
-    last_checkpoint,
 )
 
+from .made_up_checkpoints import EAGER, ZERO, checkpoint
 from .made_up_strategies import MadeUpStrategy
 
 Args = Callable[..., Any]
@@ -34,149 +33,6 @@ Args = Callable[..., Any]
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="needs the extra 'deepspeed'"
 )
-
-
-def checkpoint(folder: Path, report: Any = None, *, latest: bool = False) -> Path:
-    """A complete checkpoint, as far as its files tell."""
-    folder.mkdir(parents=True)
-    (folder / "trainer_state.json").write_text("{}")
-    if report is not None:
-        (folder / "strategy.json").write_text(json.dumps(report))
-    if latest:
-        (folder / "latest").write_text("global_step3")
-    return folder
-
-
-# --- the newest checkpoint -----------------------------------------------------------------------
-
-
-def test_last_checkpoint_has_the_highest_number(tmp_path: Path) -> None:
-    for step in (9, 100, 20):
-        checkpoint(tmp_path / f"checkpoint-{step}")
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
-    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-100")
-
-
-def test_last_checkpoint_ignores_incomplete_folders(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "checkpoint-5")
-    (tmp_path / "checkpoint-10").mkdir()  # killed while saving: no trainer_state.json
-    (tmp_path / "checkpoint-11" / "trainer_state.json").mkdir(parents=True)
-    (tmp_path / "checkpoint-12").write_text("a file")
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
-
-
-def test_last_checkpoint_ignores_other_names(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "checkpoint-5")
-    for name in ("checkpoint-best", "checkpoint-", "checkpoint-7b", "checkpoint--x", "run-9", "9"):
-        checkpoint(tmp_path / name)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
-
-
-@pytest.mark.parametrize("name", ["checkpoint-old-9", "checkpoint--9", "checkpoint-²"])
-def test_last_checkpoint_ignores_names_that_end_in_a_number(tmp_path: Path, name: str) -> None:
-    checkpoint(tmp_path / "checkpoint-5")
-    checkpoint(tmp_path / name)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
-
-
-def test_last_checkpoint_of_nothing_is_none(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
-    assert last_checkpoint(tmp_path / "nowhere") is None
-    (tmp_path / "checkpoint-1").mkdir()
-    assert last_checkpoint(tmp_path) is None
-
-
-# --- what can be resumed -------------------------------------------------------------------------
-
-EAGER = {"strategy": "no_acc", "checkpoint_format": "torch", "world_size": 1}
-ZERO = {"strategy": "ds", "checkpoint_format": "deepspeed", "world_size": 2}
-
-
-def test_missing_checkpoint_is_a_problem(tmp_path: Path) -> None:
-    (problem,) = checkpoint_problems(tmp_path / "nowhere", EagerStrategy(), 1)
-    assert problem.what == "the checkpoint does not exist"
-    assert problem.where == str(tmp_path / "nowhere")
-
-
-def test_incomplete_checkpoint_is_a_problem(tmp_path: Path) -> None:
-    (problem,) = checkpoint_problems(tmp_path, EagerStrategy(), 1)
-    assert "is not a complete checkpoint: it has no trainer_state.json" in problem.what
-
-
-@pytest.mark.parametrize(
-    ("report", "strategy", "processes"),
-    [
-        (EAGER, EagerStrategy(), 1),
-        (EAGER, OrtStrategy(), 1),
-        (EAGER, OrtStrategy(), 4),  # the torch format is whole in every process
-        (ZERO, DeepSpeedStrategy(), 2),
-        (ZERO, get_strategy("ds_ort").build(), 2),
-    ],
-)
-def test_checkpoint_resumes_in_its_format(
-    tmp_path: Path, report: Any, strategy: Any, processes: int
-) -> None:
-    folder = checkpoint(tmp_path / "checkpoint-1", report)
-    assert checkpoint_problems(folder, strategy, processes) == []
-    assert checkpoint_problems(str(folder), strategy, processes) == []
-
-
-@pytest.mark.parametrize(
-    ("report", "strategy", "formats"),
-    [
-        (ZERO, EagerStrategy(), ("'ds' in the deepspeed", "'no_acc' resumes the torch")),
-        (EAGER, DeepSpeedStrategy(), ("'no_acc' in the torch", "'ds' resumes the deepspeed")),
-    ],
-    ids=["zero-under-torch", "torch-under-zero"],
-)
-def test_checkpoint_of_another_format_is_refused(
-    tmp_path: Path, report: Any, strategy: Any, formats: tuple[str, str]
-) -> None:
-    folder = checkpoint(tmp_path / "checkpoint-1", report)
-    (problem,) = checkpoint_problems(folder, strategy, 2)
-    assert all(part in problem.what for part in formats)
-    assert problem.where == str(folder)
-    assert f"strategy={report['strategy']!r}" in problem.fix
-    assert f"from_pretrained({str(folder)!r})" in problem.fix
-
-
-@pytest.mark.parametrize("processes", [1, 4])
-def test_checkpoint_of_other_processes_is_refused_under_zero(
-    tmp_path: Path, processes: int
-) -> None:
-    folder = checkpoint(tmp_path / "checkpoint-1", ZERO)
-    (problem,) = checkpoint_problems(folder, DeepSpeedStrategy(), processes)
-    assert problem.what == (
-        f"the checkpoint's optimizer state is split over 2 processes, and this run has {processes}"
-    )
-    assert "resume with 2 processes" in problem.fix
-
-
-def test_checkpoint_without_report_is_guessed_by_its_files(tmp_path: Path) -> None:
-    torch_ = checkpoint(tmp_path / "checkpoint-1")
-    zero = checkpoint(tmp_path / "checkpoint-2", latest=True)
-    assert checkpoint_problems(torch_, EagerStrategy(), 3) == []
-    assert checkpoint_problems(zero, DeepSpeedStrategy(), 3) == []
-    assert "in the torch format" in checkpoint_problems(torch_, DeepSpeedStrategy(), 1)[0].what
-    (problem,) = checkpoint_problems(zero, EagerStrategy(), 1)
-    assert "written by 'ds'" in problem.what
-    assert "in the deepspeed format" in problem.what
-
-
-def test_checkpoint_with_unreadable_report_is_guessed_by_its_files(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint-1", latest=True)
-    (folder / "strategy.json").write_text("{")
-    assert checkpoint_problems(folder, DeepSpeedStrategy(), 1) == []
-    assert checkpoint_problems(folder, EagerStrategy(), 1)
-
-
-def test_checkpoint_of_an_unknown_strategy_has_a_usable_fix(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint-1", latest=True)
-    fix = checkpoint_problems(folder, EagerStrategy(), 1)[0].fix
-    assert fix.startswith("resume with strategy='ds', or start anew")
-
-
-# --- the mixin, on a made-up Trainer -------------------------------------------------------------
 
 
 class MadeUpTrainer(AcceleratedTrainerMixin):
@@ -224,10 +80,39 @@ def test_configure_refuses_deepspeed_that_the_strategy_does_not_stand_for(
 def test_configure_gives_deepspeed_the_precision_of_the_environment(
     make_args: Args, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deepspeed, "_start_single_process", lambda: None)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     args = make_args()
     assert MadeUpTrainer(args, DeepSpeedStrategy())._configure() == "bf16"
     assert args.hf_deepspeed_config.config["bf16"]["enabled"] is True
+
+
+def test_same_arguments_serve_one_strategy_after_another(make_args: Args) -> None:
+    args = make_args()
+    assert MadeUpTrainer(args, MadeUpStrategy(trains_in=("bf16",)), "bf16")._configure() == "bf16"
+    assert MadeUpTrainer(args, EagerStrategy(), "fp32")._configure() == "fp32"
+    assert (args.bf16, args.mixed_precision) == (False, "no")
+    assert MadeUpTrainer(args, EagerStrategy())._configure() == "fp32"
+
+
+def test_what_the_user_said_survives_an_earlier_strategy(make_args: Args) -> None:
+    args = make_args(bf16=True)
+    assert MadeUpTrainer(args, EagerStrategy())._configure() == "bf16"
+    with pytest.raises(ConfigurationError, match=r"TrainingArguments\(bf16=True\) differ"):
+        MadeUpTrainer(args, EagerStrategy(), "fp32")._configure()
+
+
+@needs_deepspeed
+def test_arguments_of_a_deepspeed_run_serve_a_plain_one(
+    make_args: Args, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deepspeed, "_start_single_process", lambda: None)
+    args = make_args()
+    MadeUpTrainer(args, DeepSpeedStrategy())._configure()
+    assert args.deepspeed
+    MadeUpTrainer(args, EagerStrategy())._configure()
+    assert args.deepspeed is None
+    assert args.deepspeed_plugin is None
 
 
 @pytest.mark.parametrize("asked", [None, False])
@@ -261,6 +146,21 @@ def test_train_refuses_another_format(make_args: Args) -> None:
         MadeUpTrainer(args, EagerStrategy())._resolve_checkpoint(folder)
 
 
+@pytest.mark.parametrize(("max_steps", "left"), [(-1, True), (4, True), (3, False), (2, False)])
+def test_train_refuses_to_resume_with_nothing_left_to_train(
+    make_args: Args, max_steps: int, left: bool
+) -> None:
+    args = make_args(max_steps=max_steps)
+    folder = checkpoint(Path(args.output_dir) / "checkpoint-3", EAGER)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3}))
+    trainer = MadeUpTrainer(args, EagerStrategy())
+    if left:
+        assert trainer._resolve_checkpoint(folder) == str(folder)
+    else:
+        with pytest.raises(ConfigurationError, match="nothing is left to train"):
+            trainer._resolve_checkpoint(folder)
+
+
 def test_train_releases_the_strategy_even_when_it_fails() -> None:
     class Failing:
         def train(self, resume_from_checkpoint: Any = None) -> None:
@@ -275,13 +175,14 @@ def test_train_releases_the_strategy_even_when_it_fails() -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
         trainer.train()
     assert released == [True]
+    assert trainer.model_wrapped is trainer.model  # prepared anew each time
 
 
 def test_verify_callback_stops_after_the_first_step() -> None:
     def verify() -> None:
         raise NotEngagedError("it did not run")
 
-    callback = module._VerifyCallback(SimpleNamespace(verify=verify))  # type: ignore[arg-type]
+    callback = module._VerifyCallback(SimpleNamespace(_binding=SimpleNamespace(verify=verify)))  # type: ignore[arg-type]
     with pytest.raises(NotEngagedError):
         callback.on_step_end(None, None, None)
 
@@ -291,3 +192,60 @@ def test_trainers_put_the_mixin_over_transformers() -> None:
         order = cls.__mro__
         assert order.index(AcceleratedTrainerMixin) < order.index(base)
         assert issubclass(cls, base)
+
+
+class Base:
+    """What the mixin calls of a Trainer; notes whether it looked for an engine."""
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> str:
+        self.looked = self.is_deepspeed_enabled  # type: ignore[attr-defined]
+        if "fail" in args:
+            raise RuntimeError("in the middle")
+        return "evaluated"
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.looked = self.is_deepspeed_enabled  # type: ignore[attr-defined]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.history.append((dict(logs), start_time))  # type: ignore[attr-defined]
+
+
+class Mixed(MadeUpTrainer, Base):
+    """The mixin over it."""
+
+
+@pytest.mark.parametrize(
+    ("enabled", "engine", "looked"),
+    [(False, None, False), (True, None, False), (True, object(), True)],
+    ids=["plain", "before-train", "engine"],
+)
+def test_evaluating_and_saving_ask_for_no_engine_before_there_is_one(
+    make_args: Args, enabled: bool, engine: Any, looked: bool
+) -> None:
+    trainer: Any = Mixed(make_args(), EagerStrategy())
+    trainer.is_deepspeed_enabled, trainer.deepspeed = enabled, engine
+    assert trainer.evaluation_loop() == "evaluated"
+    assert (trainer.looked, trainer.is_deepspeed_enabled) == (looked, enabled)
+    trainer.save_model()
+    assert (trainer.looked, trainer.is_deepspeed_enabled) == (looked, enabled)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        trainer.evaluation_loop("fail")
+    assert trainer.is_deepspeed_enabled is enabled
+
+
+def test_log_adds_the_stable_throughput_to_the_last_log_of_training() -> None:
+    trainer: Any = Mixed(None, EagerStrategy())
+    trainer.history = []
+    metrics = {"stable_train_steps": 3, "stable_train_samples_per_second": 8.0}
+    trainer._throughput = SimpleNamespace(meter=SimpleNamespace(metrics=lambda: metrics))
+    result = {"train_runtime": 2.0}
+    trainer.log({"loss": 1.0})
+    trainer.log({"eval_runtime": 1.0}, 5.0)
+    trainer.log(result)
+    # Before the Trainer writes its history, which is saved; and in what `train()` returns.
+    assert trainer.history == [
+        ({"loss": 1.0}, None),
+        ({"eval_runtime": 1.0}, 5.0),
+        ({"train_runtime": 2.0, **metrics}, None),
+    ]
+    assert result == {"train_runtime": 2.0, **metrics}

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def pack(columns: Mapping[str, list[list[int]]], block_size: int) -> dict[str, list[list[int]]]:
+_VERSION = 1
+"""Raised when the same text gives other blocks: part of the key under which they are cached."""
+
+
+def pack(
+    columns: Mapping[str, list[list[int]]], block_size: int, version: int = _VERSION
+) -> dict[str, list[list[int]]]:
     """Joins token lists and cuts them into blocks of one size.
 
     Args:
         columns: `input_ids`, a list of token lists.
         block_size: Tokens in a block.
+        version: For the cache's key alone.
 
     Returns:
         `input_ids` and `labels`, blocks of `block_size` tokens; the rest that fills no block is
@@ -75,7 +82,7 @@ def load_blocks(
         batched=True,
         remove_columns=["text"],
         num_proc=workers if workers > 1 else None,
-        fn_kwargs={"tokenizer": tokenizer},
+        fn_kwargs={"tokenizer": tokenizer, "version": _VERSION},
         desc=f"tokenise {path.name}",
     )
     return tokens.map(
@@ -84,12 +91,14 @@ def load_blocks(
         # One batch, or each would end with tokens that fill no block.
         batch_size=max(1, len(tokens)),
         remove_columns=tokens.column_names,
-        fn_kwargs={"block_size": block_size},
+        fn_kwargs={"block_size": block_size, "version": _VERSION},
         desc=f"pack {path.name}",
     )
 
 
-def _tokenize(batch: Mapping[str, list[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
+def _tokenize(
+    batch: Mapping[str, list[str]], tokenizer: Any, version: int
+) -> dict[str, list[list[int]]]:
     lines = [f"{line} " for line in batch["text"]]
     return {"input_ids": tokenizer(lines, return_attention_mask=False)["input_ids"]}
 

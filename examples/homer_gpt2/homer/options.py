@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "the start if there is none",
     )
     add("--overwrite", action="store_true", help="discard the checkpoints of an earlier run")
-    add("--debug", action="store_true", help="show warnings of the libraries and stack traces")
+    add("--debug", action="store_true", help="show the warnings of the libraries")
     return made
 
 

@@ -104,7 +104,9 @@ def plot_losses(
         # Runs that agree lie on top of each other: thinner lines above wider ones show them all.
         width = 4.5 - 3.5 * index / max(1, len(runs) - 1) if len(runs) > 1 else 2
         style = styles[index % len(styles)]
-        axes.plot(*zip(*train, strict=True), style, color=color, lw=width, label=f"{name} training")
+        if train:
+            steps, losses = zip(*train, strict=True)
+            axes.plot(steps, losses, style, color=color, lw=width, label=f"{name} training")
         if evaluation:
             steps, losses = zip(*evaluation, strict=True)
             axes.plot(

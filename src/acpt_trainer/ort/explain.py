@@ -80,5 +80,5 @@ def explained(error: Exception, model_name: str) -> GraphBuildError:
         f"ONNX Runtime cannot train {model_name}: {cause}.\n"
         f"    where: {where or 'not told by the exporter'}\n"
         f"    fix:   {WAY_OUT}.\n"
-        "    Nothing was trained; this package never falls back to PyTorch silently."
+        "    This step was not run; this package never falls back to PyTorch silently."
     )

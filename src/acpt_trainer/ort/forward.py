@@ -159,6 +159,7 @@ class OrtForward:
     ) -> tuple[TrainingGraph, Any]:
         """Exports a graph and runs it for the first time, which is when ORTModule builds it."""
         self._report_rebuild(schema)
+        from accelerate.utils.memory import should_reduce_batch_size
         from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
 
         call = Call(self.model, self.original, tuple(tensors), fixed)
@@ -171,6 +172,8 @@ class OrtForward:
                 self._seed(graph)
                 outputs = module(*tensors.values())
             except Exception as error:
+                if should_reduce_batch_size(error):
+                    raise  # out of memory: `auto_find_batch_size` handles it
                 raise explained(error, type(self.model).__name__) from error
         seconds = time.perf_counter() - started
         manager = module._torch_module._execution_manager(True)
@@ -179,6 +182,13 @@ class OrtForward:
         graph.tracer_warnings = tuple(
             sorted({f"{w.filename}:{w.lineno}" for w in caught if "Tracer" in w.category.__name__})
         )
+        own = [line for line in graph.tracer_warnings if "site-packages" not in line]
+        if own:
+            logger.warning(
+                "while the model was traced Python looked at a tensor; what it found is fixed in "
+                "the graph. Compare losses with no_acc if it depends on the data: %s",
+                ", ".join(own),
+            )
         logger.info(
             "ONNX Runtime training graph %d: %d nodes in %.1f s",
             len(self.graphs) + 1, graph.summary.nodes, seconds,

@@ -144,6 +144,17 @@ class AcceleratorStrategy(ABC):
                     f"use precision={_choices(supported)} here, or precision='auto'",
                 )
             )
+        if context.model is not None and context.precision == "fp32":
+            half = next((n for n, p in context.model.named_parameters() if _is_half(p)), None)
+            if half is not None:
+                found.append(
+                    Problem(
+                        "the model's weights are in half precision, and fp32 is asked for",
+                        f"{type(context.model).__name__}.{half}",
+                        "load it with from_pretrained(..., dtype=torch.float32), or call "
+                        "model.float()",
+                    )
+                )
         return found
 
     def configure(self, args: TrainingArguments) -> None:  # noqa: B027  a hook: most strategies need none
@@ -181,6 +192,10 @@ class AcceleratorStrategy(ABC):
 
     def close(self) -> None:  # noqa: B027  a hook: most strategies need none
         """Undoes everything and frees what it held; `status` still answers afterwards."""
+
+
+def _is_half(parameter: Any) -> bool:
+    return bool(parameter.is_floating_point() and parameter.element_size() < 4)
 
 
 def _choices(names: Iterable[str]) -> str:

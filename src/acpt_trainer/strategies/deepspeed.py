@@ -107,8 +107,8 @@ class DeepSpeedStrategy(AcceleratorStrategy):
         if isinstance(read, Problem):
             return [*found, read]
         malformed = section_problems(read, where)
-        if malformed:
-            return [*found, *malformed]
+        found += malformed.values()
+        read = {name: value for name, value in read.items() if name not in malformed}
         found += self._stage_problems(read, where)
         if context.args is None:
             return found + precision_problems(read, context.precision, where)
@@ -188,7 +188,8 @@ class DeepSpeedStrategy(AcceleratorStrategy):
 
     def clips_to(self) -> float | None:
         """DeepSpeed clips inside its step; 0 means not at all."""
-        return None if self._engine is None else float(self._engine.gradient_clipping())
+        clipping = getattr(self._engine, "gradient_clipping", None)
+        return None if clipping is None else float(clipping())
 
     # --- evidence --------------------------------------------------------------------------------
 

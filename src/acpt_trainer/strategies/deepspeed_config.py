@@ -81,22 +81,28 @@ def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str,
     return loaded
 
 
-def section_problems(config: Mapping[str, Any], where: str) -> list[Problem]:
-    """Sections that are no objects, such as `"bf16": true`.
+def section_problems(config: Mapping[str, Any], where: str) -> dict[str, Problem]:
+    """Sections that are no objects, such as `"bf16": true`, by their names.
 
     Args:
         config: The user's config.
         where: Where it was given.
     """
-    return [
-        Problem(
-            f"{name} is {config[name]!r}, and DeepSpeed wants an object",
-            f"{where}, {name}",
-            f"write it as {json.dumps({name: default})}",
-        )
-        for name, default in DEFAULT_CONFIG.items()
-        if isinstance(default, Mapping) and not isinstance(config.get(name, {}), Mapping)
-    ]
+    sections = [name for name, default in DEFAULT_CONFIG.items() if isinstance(default, Mapping)]
+    found = {}
+    for name in (*sections, "optimizer", "scheduler"):
+        value = config.get(name, {})
+        shown = name
+        if isinstance(value, Mapping):
+            value, shown = value.get("params", {}), f"{name}.params"
+        if not isinstance(value, Mapping):
+            leaf, example = shown.rpartition(".")[2], DEFAULT_CONFIG.get(name, {})
+            found[name] = Problem(
+                f"{shown} is {value!r}, and DeepSpeed wants an object",
+                f"{where}, {shown}",
+                f"write it as {json.dumps({leaf: example})}",
+            )
+    return found
 
 
 def precision_problems(config: Mapping[str, Any], precision: str, where: str) -> list[Problem]:

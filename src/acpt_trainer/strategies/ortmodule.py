@@ -11,6 +11,7 @@ from acpt_trainer.requirements import Requirement
 from acpt_trainer.strategies.base import (
     AcceleratorStrategy,
     Layer,
+    Status,
     StrategyStatus,
     TrainingContext,
 )
@@ -107,14 +108,19 @@ class OrtStrategy(AcceleratorStrategy):
         if forward is None:
             return StrategyStatus.pending("the model is not prepared for training yet")
         evidence = self._evidence(forward)
+        if forward.released:
+            return StrategyStatus.fell_back(
+                "another user of the model took ONNX Runtime off it", evidence
+            )
         if forward.calls and forward.backward_calls:
             return StrategyStatus.engaged(evidence)
         missing = "backward" if forward.calls else "forward"
         return StrategyStatus(
-            StrategyStatus.pending("").status,
+            Status.PENDING,
             evidence,
             f"ONNX Runtime ran no {missing} pass of {type(forward.model).__name__} yet; a loss "
-            "that calls parts of the model instead of the model itself goes past it",
+            "that calls parts of the model instead of the model itself goes past it, and so does "
+            "a model in eval mode (call model.train())",
         )
 
     def _evidence(self, forward: OrtForward) -> dict[str, Any]:
@@ -213,6 +219,18 @@ def _model_problems(model: nn.Module) -> list[Problem]:
         found.append(
             _checkpointing_problem(f"{type(model).__name__}.gradient_checkpointing_enable()")
         )
+    for config in {
+        id(m.config): m.config for m in model.modules() if hasattr(m, "config")
+    }.values():
+        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+            if getattr(config, name, 0):
+                found.append(
+                    Problem(
+                        "layer dropping is Python's choice and would be fixed in the graph",
+                        f"{type(config).__name__}.{name}={getattr(config, name)}",
+                        f"set {name}=0, or use strategy='no_acc' or 'ds'",
+                    )
+                )
     tracked = [
         n for n, m in model.named_modules() if isinstance(m, _NormBase) and m.track_running_stats
     ]
