@@ -91,7 +91,14 @@ def foreign_engine_problems(
         return []
     if args is not None and args.deepspeed:
         where = "TrainingArguments(deepspeed=...)"
-    elif os.environ.get(_USE_DEEPSPEED, "false").lower() in ("1", "true", "yes", "on"):
+    elif os.environ.get(_USE_DEEPSPEED, "false").lower() in (
+        "1",
+        "true",
+        "t",
+        "yes",
+        "y",
+        "on",
+    ):
         where = f"{_USE_DEEPSPEED}={os.environ[_USE_DEEPSPEED]}"
     else:
         return []

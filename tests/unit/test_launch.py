@@ -120,7 +120,7 @@ def test_deepspeed_in_the_arguments_is_refused(name: str, make_args: Callable[..
     assert "strategy='ds'" in problem.fix
 
 
-@pytest.mark.parametrize("value", ["true", "1", "YES"])
+@pytest.mark.parametrize("value", ["true", "1", "YES", "t", "y"])
 def test_deepspeed_in_the_environment_is_refused(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

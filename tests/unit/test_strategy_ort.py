@@ -303,3 +303,20 @@ def test_wrap_model_replaces_forward_in_place_once(monkeypatch: pytest.MonkeyPat
     strategy.close()
     assert "forward" not in model.__dict__
     assert model.forward == own
+
+
+def test_ort_refuses_layer_dropping_by_the_config_s_name() -> None:
+    model = nn.Linear(1, 1)
+    model.config = SimpleNamespace(layerdrop=0.5)  # type: ignore[assignment]
+    (problem,) = problems(model=model)
+    assert problem.where == "SimpleNamespace.layerdrop=0.5"
+    model.config.layerdrop = 0.0  # type: ignore[union-attr]
+    assert problems(model=model) == []
+
+
+def test_status_fell_back_when_another_user_took_the_forward_off() -> None:
+    forward = Forward(1, 1)
+    strategy = running(forward)
+    assert strategy.status().status is Status.ENGAGED
+    forward.released = True
+    assert strategy.status().status is Status.FELL_BACK
