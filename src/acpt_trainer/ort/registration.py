@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from acpt_trainer.ort import symbolics
+from acpt_trainer.ort.symbolics import attention, convolution, selection, sequences
 
 OPSET = 17
 """The ONNX operator set that ORTModule 1.19.2 exports."""
@@ -40,16 +40,16 @@ def _zero_gradient() -> Sequence[Any]:
 def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """The whole set to export with: ORTModule's own, less the ATen ones, with ours on top."""
     chosen = {k: fn for k, fn in upstream.items() if k.split("::")[-1] not in ATEN_SYMBOLICS}
-    convolution = chosen.pop("::_convolution")
+    upstream_convolution = chosen.pop("::_convolution")
     return {
         **chosen,
-        "aten::scaled_dot_product_attention": symbolics.scaled_dot_product_attention,
-        "aten::where": symbolics.where,
-        "::embedding": symbolics.embedding,
-        "prim::ConstantChunk": symbolics.constant_chunk(chosen["prim::ConstantChunk"]),
-        "aten::diff": symbolics.diff,
-        "aten::cumsum": symbolics.cumsum,
-        "aten::_convolution": symbolics.grouped_convolution(convolution),
+        "aten::scaled_dot_product_attention": attention.scaled_dot_product_attention,
+        "aten::where": selection.where,
+        "::embedding": selection.embedding,
+        "prim::ConstantChunk": sequences.constant_chunk(chosen["prim::ConstantChunk"]),
+        "aten::diff": sequences.diff,
+        "aten::cumsum": sequences.cumsum,
+        "aten::_convolution": convolution.grouped_convolution(upstream_convolution),
     }
 
 

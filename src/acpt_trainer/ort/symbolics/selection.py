@@ -1,0 +1,72 @@
+"""Choosing among values: embedding and where."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from acpt_trainer.ort.symbolics import values
+
+
+def where(g: Any, condition: Any, self: Any = None, other: Any = None, outputs: Any = None) -> Any:
+    """`Where` with operands expanded to the result's shape.
+
+    ONNX Runtime's `WhereGrad` does not sum the gradient over broadcast dimensions, so that a
+    broadcast operand gets a gradient of the wrong shape or value; `ExpandGrad` does sum.
+    """
+    helper = values.helper()
+    if self is None or other is None:
+        opset9 = importlib.import_module(
+            "torch.onnx._internal.torchscript_exporter.symbolic_opset9"
+        )
+        return opset9.where(g, condition, self, other, outputs)
+    if not values.is_bool(condition):
+        condition = g.op("Cast", condition, to_i=values.BOOL)
+
+    def constant(v: Any) -> bool:
+        kind = v.node().kind()
+        return kind in ("onnx::Constant", "prim::Constant") or helper._get_tensor_rank(v) == 0
+
+    def expanded(v: Any, *others: Any) -> Any:
+        if constant(v):
+            return v
+        result = v
+        for o in others:
+            if not constant(o):
+                result = g.op("Expand", result, g.op("Shape", o))
+        result.setType(v.type())
+        return result
+
+    return g.op(
+        "Where", condition, expanded(self, condition, other), expanded(other, condition, self)
+    )
+
+
+def embedding(
+    g: Any, weight: Any, indices: Any, padding_idx: Any, scale_grad_by_freq: Any, sparse: Any
+) -> Any:
+    """Embedding as `Gather`, whose gradient ONNX Runtime has, instead of an ATen node.
+
+    PyTorch gives the padding row no gradient: where the index is the padding index, the value goes
+    through `Shrink` (the identity for bias 0 and threshold 0) whose gradient is registered as zero.
+    """
+    import torch
+
+    helper = values.helper()
+    if helper._maybe_get_const(scale_grad_by_freq, "b"):
+        return helper._unimplemented("embedding", "scale_grad_by_freq=True")
+    if helper._maybe_get_const(sparse, "b"):
+        return helper._unimplemented("embedding", "sparse=True")
+    rows = g.op("Gather", weight, indices)
+    padding = helper._maybe_get_const(padding_idx, "i")
+    if not isinstance(padding, int) or padding < 0:
+        return rows
+    is_padding = g.op(
+        "Unsqueeze",
+        g.op("Equal", indices, values.constant(g, padding, torch.int64)),
+        values.constant(g, [-1], torch.int64),
+    )
+    stopped = g.op("Shrink", rows, lambd_f=0.0, bias_f=0.0)
+    out = g.op("Where", is_padding, stopped, rows)
+    out.setType(rows.type())
+    return out

@@ -1,0 +1,63 @@
+"""Along one axis: chunk, diff, cumsum."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from acpt_trainer.ort.symbolics import values
+
+
+def constant_chunk(upstream: Callable[..., Any]) -> Callable[..., Any]:
+    """`chunk` of a known size as a `Split` with constant sizes.
+
+    ORTModule exports sizes computed in the graph, which its gradient builder does not accept.
+    """
+
+    def symbolic(g: Any, self: Any, chunks: int, dim: int) -> Any:
+        import torch
+
+        size = values.helper()._get_tensor_dim_size(self, dim)
+        if size is None or chunks == 1:
+            return upstream(g, self, chunks, dim)
+        part = -(-size // chunks)
+        sizes = [part] * (size // part) + ([size % part] if size % part else [])
+        if len(sizes) != chunks:
+            return upstream(g, self, chunks, dim)
+        return g.op(
+            "Split", self, values.constant(g, sizes, torch.int64), axis_i=dim, outputs=chunks
+        )
+
+    return symbolic
+
+
+def diff(g: Any, self: Any, n: Any, dim: Any, prepend: Any = None, append: Any = None) -> Any:
+    """`torch.diff`, which has no symbolic; transformers' packed-sequence masks use it."""
+    helper = values.helper()
+    n, dim = helper._maybe_get_const(n, "i"), helper._maybe_get_const(dim, "i")
+    parts = [v for v in (prepend, self, append) if values.given(v)]
+    x = g.op("Concat", *parts, axis_i=dim) if len(parts) > 1 else self
+    for _ in range(n):
+        tail = helper._slice_helper(g, x, axes=[dim], starts=[1], ends=[2**63 - 1])
+        head = helper._slice_helper(g, x, axes=[dim], starts=[0], ends=[-1])
+        if values.is_bool(self):
+            x = g.op("Not", g.op("Equal", tail, head))
+        else:
+            x = g.op("Sub", tail, head)
+    return x
+
+
+def cumsum(g: Any, self: Any, dim: Any, dtype: Any = None) -> Any:
+    """`cumsum` of bool and small integers, for which ONNX Runtime has no kernel: cast first."""
+    import torch
+
+    opset11 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset11")
+    kind = values.scalar_type(self).name
+    if kind in ("FLOAT", "DOUBLE", "INT", "INT64") or (values.given(dtype) and kind != "BOOL"):
+        return opset11.cumsum(g, self, dim, dtype)
+    target = values.FLOAT if kind in ("HALF", "BFLOAT16") else values.INT64
+    axis = dim
+    if not values.helper()._is_tensor(dim):
+        axis = values.constant(g, values.helper()._maybe_get_const(dim, "i"), torch.int64)
+    return g.op("CumSum", g.op("Cast", self, to_i=target), axis)

@@ -1,0 +1,38 @@
+"""Reading and making values of the exporter's graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FLOAT, INT64, BOOL = 1, 7, 9  # onnx.TensorProto.DataType
+
+
+def helper() -> Any:
+    """torch's own helpers for symbolics."""
+    import torch.onnx.symbolic_helper as helper
+
+    return helper
+
+
+def scalar_type(value: Any) -> Any:
+    """The dtype of a value as a `JitScalarType`; UNDEFINED where the tracer does not know it."""
+    from torch.onnx._internal.torchscript_exporter._type_utils import JitScalarType
+
+    return JitScalarType.from_value(value, JitScalarType.UNDEFINED)
+
+
+def is_bool(value: Any) -> bool:
+    """Whether a value holds booleans."""
+    return bool(scalar_type(value).name == "BOOL")
+
+
+def constant(g: Any, value: Any, dtype: Any) -> Any:
+    """A constant of the graph."""
+    import torch
+
+    return g.op("Constant", value_t=torch.tensor(value, dtype=dtype))
+
+
+def given(value: Any) -> bool:
+    """Whether an optional argument was given."""
+    return value is not None and not helper()._is_none(value)
