@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import forward as module
 from acpt_trainer.ort import patches
+from acpt_trainer.ort.build import TrainingGraph
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.forward import OrtForward, attach, detach
 
@@ -33,13 +33,6 @@ class Kettle(nn.Module):
         return self.body(x)
 
 
-class Starred(nn.Linear):
-    """One whose arguments have no names."""
-
-    def forward(self, *inputs: Any) -> Any:
-        return super().forward(inputs[0])
-
-
 @pytest.fixture(autouse=True)
 def no_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "start", lambda: ())
@@ -55,7 +48,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         schemas.append(schema)
         seen = Call(self.model, self.original, tuple(tensors), fixed)
         summary = SimpleNamespace(dropout_ops=0)
-        graph = module.TrainingGraph(seen, seen, schema, summary)  # type: ignore[arg-type]
+        graph = TrainingGraph(seen, seen, schema, summary)  # type: ignore[arg-type]
         return graph, seen(*tensors.values())
 
     monkeypatch.setattr(OrtForward, "_build", build)
@@ -154,39 +147,7 @@ def test_forward_counts_passes(built: list[dict[str, Any]]) -> None:
     assert ort.grad_fn == type(output.grad_fn).__name__
 
 
-# --- arguments and schema ------------------------------------------------------------------------
-
-
-def test_arguments_are_split_into_tensors_and_the_rest() -> None:
-    ort = attach(Kettle())
-    tensors, fixed = ort._arguments((TWO,), {"mask": ONE, "labels": TWO, "scale": 2, "name": "t"})
-    assert set(tensors) == {"x", "mask", "labels"}
-    assert tensors["labels"] is TWO
-    assert fixed == {"use_cache": False, "scale": 2, "name": "t"}
-
-
-def test_arguments_that_change_per_step_become_tensors() -> None:
-    tensors, fixed = attach(Kettle())._arguments((TWO,), {"num_items_in_batch": 7})
-    assert torch.equal(tensors["num_items_in_batch"], torch.tensor(7))
-    assert "num_items_in_batch" not in fixed
-
-
-def test_arguments_without_a_cache_switch_get_none() -> None:
-    _, fixed = attach(nn.Linear(2, 2))._arguments((TWO,), {})
-    assert fixed == {}
-
-
-@pytest.mark.parametrize(
-    "value", [object(), [object()], {"a": {1, 2}}], ids=["plain", "list", "set"]
-)
-def test_arguments_that_no_graph_takes_are_refused_by_name(value: Any) -> None:
-    with pytest.raises(GraphBuildError, match="the argument 'extra' is a"):
-        attach(Kettle())._arguments((TWO,), {"extra": value})
-
-
-def test_arguments_without_names_are_refused() -> None:
-    with pytest.raises(GraphBuildError, match=r"Starred.forward takes \*inputs"):
-        attach(Starred(2, 2))._arguments((TWO,), {})
+# --- schema --------------------------------------------------------------------------------------
 
 
 def run(model: nn.Module, x: torch.Tensor, **kwargs: Any) -> None:

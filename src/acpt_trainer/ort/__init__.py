@@ -8,6 +8,8 @@
 * `symbolics`: how PyTorch operators are exported so that ONNX Runtime can differentiate them.
 * `registration`: which of them an export uses.
 * `forward`: the model's forward pass, run by ONNX Runtime while training, in place.
+* `schema`: what a call passes, and everything that its graph depends on.
+* `build`: a training graph exported, built and run once.
 * `graph`: evidence read from the training graph.
 * `explain`: what an export failure means, and the way out.
 

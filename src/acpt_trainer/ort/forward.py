@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 import types
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,25 +18,11 @@ from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import patches
+from acpt_trainer.ort.build import TrainingGraph, build
 from acpt_trainer.ort.call import Call, rebuild
-from acpt_trainer.ort.explain import explained
-from acpt_trainer.ort.graph import GraphSummary, summarize
+from acpt_trainer.ort.schema import Schema, Tensors, schema_of, split_arguments
 
 logger = logging.getLogger(__name__)
-
-# Numbers that differ per step: baked into a graph as constants they would be silently wrong.
-STEP_NUMBERS = ("num_items_in_batch",)
-
-
-@dataclass
-class TrainingGraph:
-    """One exported graph: the ORTModule, what it was exported for, and what it consists of."""
-
-    module: Any
-    call: Call
-    schema: dict[str, Any]
-    summary: GraphSummary | None = None
-    tracer_warnings: tuple[str, ...] = ()
 
 
 class OrtForward:
@@ -87,101 +70,29 @@ class OrtForward:
         """Runs a training graph when the model trains, the original forward otherwise."""
         if self.released or not (self.model.training and torch.is_grad_enabled()):
             return self.original(*args, **kwargs)
-        tensors, fixed = self._arguments(args, kwargs)
-        schema = self._schema(tensors, fixed)
+        tensors, fixed = split_arguments(
+            type(self.model).__name__, self.__signature__, args, kwargs
+        )
+        schema = schema_of(self.model, tensors, fixed)
         key = tuple(schema.values())
         graph = self.graphs.get(key)
         if graph is None:
             graph, outputs = self._build(schema, tensors, fixed)
             self.graphs[key] = graph
         else:
-            self._seed(graph)
-            outputs = graph.module(*tensors.values())
+            outputs = graph.run(tensors)
         self._count(outputs)
         return rebuild(graph.call.structure[0], outputs)
-
-    # --- arguments and schema --------------------------------------------------------------------
-
-    def _arguments(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Splits a call's arguments into tensors and the rest."""
-        bound = self.__signature__.bind(*args, **kwargs)
-        flat: dict[str, Any] = {}
-        for name, value in bound.arguments.items():
-            kind = self.__signature__.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                flat.update(value)
-            elif kind is inspect.Parameter.VAR_POSITIONAL:
-                raise GraphBuildError(
-                    f"{type(self.model).__name__}.forward takes *{name}; name its arguments"
-                )
-            else:
-                flat[name] = value
-        if "use_cache" in self.__signature__.parameters:
-            flat["use_cache"] = False  # a key-value cache has no use in training and no ONNX form
-        for name in STEP_NUMBERS:
-            if isinstance(flat.get(name), (int, float)):
-                flat[name] = torch.tensor(flat[name])
-        tensors = {n: v for n, v in flat.items() if torch.is_tensor(v)}
-        fixed = {n: v for n, v in flat.items() if not torch.is_tensor(v)}
-        for name, value in fixed.items():
-            if not _is_plain(value):
-                raise explained(
-                    GraphBuildError(
-                        f"the argument {name!r} is a {type(value).__qualname__}; a graph takes "
-                        "tensors, numbers, text and None"
-                    ),
-                    type(self.model).__name__,
-                )
-        return tensors, fixed
-
-    def _schema(self, tensors: dict[str, torch.Tensor], fixed: dict[str, Any]) -> dict[str, Any]:
-        """Everything that a graph depends on, by what to call it in a message."""
-        device = next(self.model.parameters()).device
-        autocast = torch.is_autocast_enabled(device.type)
-        return {
-            "tensor arguments": tuple(
-                (n, v.dtype, v.dim(), v.requires_grad, v.device) for n, v in tensors.items()
-            ),
-            "other arguments": repr(sorted(fixed.items())),
-            "parameters": tuple(
-                (p.requires_grad, p.dtype, p.shape) for p in self.model.parameters()
-            ),
-            "autocast": torch.get_autocast_dtype(device.type) if autocast else None,
-            "training mode of submodules": tuple(m.training for m in self.model.modules()),
-        }
 
     # --- building --------------------------------------------------------------------------------
 
     def _build(
-        self, schema: dict[str, Any], tensors: dict[str, torch.Tensor], fixed: dict[str, Any]
+        self, schema: Schema, tensors: Tensors, fixed: dict[str, Any]
     ) -> tuple[TrainingGraph, Any]:
-        """Exports a graph and runs it for the first time, which is when ORTModule builds it."""
+        """Builds and runs a further graph, and says what is to be known of it."""
         self._report_rebuild(schema)
-        from accelerate.utils.memory import should_reduce_batch_size
-        from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
-
         call = Call(self.model, self.original, tuple(tensors), fixed)
-        started = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught, patches.building():
-            warnings.simplefilter("always")
-            try:
-                module = ORTModule(call, DebugOptions(log_level=LogLevel.ERROR))
-                graph = TrainingGraph(module, call, schema)
-                self._seed(graph)
-                outputs = module(*tensors.values())
-            except Exception as error:
-                if should_reduce_batch_size(error):
-                    raise  # out of memory: `auto_find_batch_size` handles it
-                raise explained(error, type(self.model).__name__) from error
-        seconds = time.perf_counter() - started
-        manager = module._torch_module._execution_manager(True)
-        export = _export_seconds(manager)
-        graph.summary = summarize(manager._onnx_models.optimized_model, export, seconds - export)
-        graph.tracer_warnings = tuple(
-            sorted({f"{w.filename}:{w.lineno}" for w in caught if "Tracer" in w.category.__name__})
-        )
+        graph, outputs = build(call, schema, tensors)
         own = [line for line in graph.tracer_warnings if "site-packages" not in line]
         if own:
             logger.warning(
@@ -189,13 +100,17 @@ class OrtForward:
                 "the graph. Compare losses with no_acc if it depends on the data: %s",
                 ", ".join(own),
             )
-        logger.info(
-            "ONNX Runtime training graph %d: %d nodes in %.1f s",
-            len(self.graphs) + 1, graph.summary.nodes, seconds,
-        )  # fmt: skip
+        summary = graph.summary
+        if summary is not None:
+            logger.info(
+                "ONNX Runtime training graph %d: %d nodes in %.1f s",
+                len(self.graphs) + 1,
+                summary.nodes,
+                summary.export_seconds + summary.build_seconds,
+            )
         return graph, outputs
 
-    def _report_rebuild(self, schema: dict[str, Any]) -> None:
+    def _report_rebuild(self, schema: Schema) -> None:
         if not self.graphs:
             return
         last = list(self.graphs.values())[-1].schema
@@ -210,13 +125,6 @@ class OrtForward:
                 "allow more graphs with get_strategy('ort').build(max_graphs=...)."
             )
         logger.warning("exporting the model again, since these changed: %s", ", ".join(changed))
-
-    def _seed(self, graph: TrainingGraph) -> None:
-        """Seeds ONNX Runtime's dropout from torch's random state, if the graph has dropout."""
-        if graph.summary is None or graph.summary.dropout_ops:
-            import onnxruntime
-
-            onnxruntime.set_seed(int(torch.randint(0, 2**31 - 1, ()).item()))
 
     # --- evidence --------------------------------------------------------------------------------
 
@@ -257,25 +165,6 @@ def _bound(function: Callable[..., Any], model: nn.Module) -> Callable[..., Any]
 
 def _tensors(outputs: Any) -> Sequence[torch.Tensor]:
     return [outputs] if torch.is_tensor(outputs) else list(outputs)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
-    if isinstance(value, dict):
-        return all(_is_plain(v) for v in value.values())
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
-
-
-def _export_seconds(manager: Any) -> float:
-    from onnxruntime.training.ortmodule._logger import ORTModuleInitPhase
-
-    tracker = manager.time_tracker
-    phase = ORTModuleInitPhase.EXPORT
-    try:
-        return float(tracker.ends_[phase] - tracker.starts_[phase])
-    except (AttributeError, KeyError, IndexError, TypeError):
-        return 0.0
 
 
 def attach(model: nn.Module, max_graphs: int = 8) -> OrtForward:

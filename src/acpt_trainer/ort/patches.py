@@ -41,7 +41,7 @@ PATCHES: tuple[Patch, ...] = (
         "deepspeed.checkpointing.checkpoint",
         versions="onnxruntime-training 1.19.2",
         why="importing ORTModule replaces them for the whole process; ours seeds ONNX Runtime per "
-        "step instead (see `forward`)",
+        "step instead (see `build`)",
         upstream=_UNMAINTAINED,
         until="ORTModule stops patching torch at import",
         scope=Scope.PROCESS,

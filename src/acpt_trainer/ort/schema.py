@@ -1,0 +1,87 @@
+"""What a call of the model passes, and everything that its graph depends on."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort.explain import explained
+
+# Numbers that differ per step: baked into a graph as constants they would be silently wrong.
+STEP_NUMBERS = ("num_items_in_batch",)
+
+Tensors = dict[str, torch.Tensor]
+Schema = dict[str, Any]
+
+
+def split_arguments(
+    model: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensors, dict[str, Any]]:
+    """Splits a call's arguments into tensors and the rest.
+
+    Args:
+        model: The model's class, for messages.
+        signature: That of its forward.
+        args: The call's positional arguments.
+        kwargs: The call's named arguments.
+
+    Returns:
+        The tensors, which are inputs of the graph, and the rest, which is fixed in it.
+
+    Raises:
+        GraphBuildError: If an argument has no name, or a type that no graph takes.
+    """
+    bound = signature.bind(*args, **kwargs)
+    flat: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            flat.update(value)
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            raise GraphBuildError(f"{model}.forward takes *{name}; name its arguments")
+        else:
+            flat[name] = value
+    if "use_cache" in signature.parameters:
+        flat["use_cache"] = False  # a key-value cache has no use in training and no ONNX form
+    for name in STEP_NUMBERS:
+        if isinstance(flat.get(name), (int, float)):
+            flat[name] = torch.tensor(flat[name])
+    tensors = {n: v for n, v in flat.items() if torch.is_tensor(v)}
+    fixed = {n: v for n, v in flat.items() if not torch.is_tensor(v)}
+    for name, value in fixed.items():
+        if not _is_plain(value):
+            raise explained(
+                GraphBuildError(
+                    f"the argument {name!r} is a {type(value).__qualname__}; a graph takes "
+                    "tensors, numbers, text and None"
+                ),
+                model,
+            )
+    return tensors, fixed
+
+
+def schema_of(model: nn.Module, tensors: Tensors, fixed: dict[str, Any]) -> Schema:
+    """Everything that a graph depends on, by what to call it in a message."""
+    device = next(model.parameters()).device
+    autocast = torch.is_autocast_enabled(device.type)
+    return {
+        "tensor arguments": tuple(
+            (n, v.dtype, v.dim(), v.requires_grad, v.device) for n, v in tensors.items()
+        ),
+        "other arguments": repr(sorted(fixed.items())),
+        "parameters": tuple((p.requires_grad, p.dtype, p.shape) for p in model.parameters()),
+        "autocast": torch.get_autocast_dtype(device.type) if autocast else None,
+        "training mode of submodules": tuple(m.training for m in model.modules()),
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(v) for v in value)
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
