@@ -5,12 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := ort,deepspeed,example,dev
 
-.PHONY: help check env demo test lint format clean
+.PHONY: help check env demo test test-long coverage-table lint format clean
 
 help:
 	@echo "make demo    fine-tune a small GPT-2 with all four run configs; results in outputs/demo"
 	@echo "             HOMER_CACHE=DIR make demo trains on the real text found there"
 	@echo "make test    the whole test suite"
+	@echo "make test-long       what takes too long for it: every model type"
+	@echo "make coverage-table  measures every model type and writes docs/reference/models.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the environment and outputs"
 
@@ -41,6 +43,13 @@ demo: env
 
 test: env
 	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m pytest
+
+test-long: env
+	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m pytest -m long
+
+# ARGS="--only bert,t5 --jobs 1 --fresh" picks what is measured.
+coverage-table: env
+	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m tests.models.table $(ARGS)
 
 lint: env
 	@"$(BIN)/ruff" check .
