@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from acpt_trainer.ort.symbolics import attention, convolution, selection, sequences
+from acpt_trainer.ort.symbolics import attention, convolution, pooling, selection, sequences
 
 OPSET = 17
 """The ONNX operator set that ORTModule 1.19.2 exports."""
@@ -23,7 +23,6 @@ ATEN_SYMBOLICS = (
     "unfold",
     "avg_pool2d",
     "adaptive_avg_pool2d",
-    "numpy_T",
     "upsample_nearest1d",
     "upsample_nearest2d",
     "upsample_nearest3d",
@@ -48,7 +47,11 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "::embedding": selection.embedding,
         "prim::ConstantChunk": sequences.constant_chunk(chosen["prim::ConstantChunk"]),
         "aten::diff": sequences.diff,
+        "aten::unfold": sequences.unfold,
         "aten::cumsum": sequences.cumsum,
+        **{f"aten::max_pool{n}d": pooling.max_pool(n) for n in (1, 2, 3)},
+        **{f"aten::max_pool{n}d_with_indices": pooling.max_pool(n, True) for n in (1, 2, 3)},
+        **{f"aten::avg_pool{n}d": pooling.average_pool(n) for n in (1, 2, 3)},
         "aten::_convolution": convolution.grouped_convolution(upstream_convolution),
     }
 

@@ -1,4 +1,4 @@
-"""Along one axis: chunk, diff, cumsum."""
+"""Along one axis: chunk, diff, cumsum, unfold."""
 
 from __future__ import annotations
 
@@ -61,3 +61,28 @@ def cumsum(g: Any, self: Any, dim: Any, dtype: Any = None) -> Any:
     if not values.helper()._is_tensor(dim):
         axis = values.constant(g, values.helper()._maybe_get_const(dim, "i"), torch.int64)
     return g.op("CumSum", g.op("Cast", self, to_i=target), axis)
+
+
+def unfold(g: Any, self: Any, dimension: Any, size: Any, step: Any) -> Any:
+    """`Tensor.unfold` as a `Gather` of windows, for axes of any length.
+
+    The exporter's own needs a known length and puts the windows at the wrong place for an axis
+    counted from the end.
+    """
+    import torch
+
+    helper = values.helper()
+    axis, width, stride = (helper._maybe_get_const(v, "i") for v in (dimension, size, step))
+    rank = helper._get_tensor_rank(self)
+    axis %= rank
+
+    def number(value: int | list[int]) -> Any:
+        return values.constant(g, value, torch.int64)
+
+    length = g.op("Gather", g.op("Shape", self), number(axis), axis_i=0)
+    last = g.op("Sub", length, number(width - 1))
+    starts = g.op("Unsqueeze", g.op("Range", number(0), last, number(stride)), number([1]))
+    within = g.op("Constant", value_t=torch.arange(width)[None])
+    windows = g.op("Gather", self, g.op("Add", starts, within), axis_i=axis)
+    order = [i for i in range(rank + 1) if i != axis + 1]
+    return g.op("Transpose", windows, perm_i=[*order, axis + 1])

@@ -1,0 +1,478 @@
+"""What breaks when a patch or a symbolic is off. Run as a script, it tries each and tells.
+
+A patch needs an entry in `PATCHES_NEEDED`, a symbolic in `SYMBOLICS_NEEDED`, a gradient in
+`GRADIENTS_NEEDED`. Each is tried twice in a process of its own (a fork, so that it costs little):
+with everything on it must hold, with that one off it must fail.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort import patches
+
+HELD = "held"
+
+
+class Expression(nn.Module):
+    """A model that is one expression of a parameter and an input."""
+
+    def __init__(self, expression: Callable[..., Any], *shape: int) -> None:
+        super().__init__()
+        self.expression = expression
+        self.weight = nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.expression(self.weight, x)
+
+
+def same_as_pytorch(
+    expression: Callable[..., Any], shape: Sequence[int], *inputs: torch.Tensor
+) -> None:
+    """Asserts that values and gradient are PyTorch's, and that ONNX Runtime computed them."""
+    from acpt_trainer.ort.forward import attach
+
+    model = Expression(expression, *shape)
+    reference = copy.deepcopy(model)
+    forward = attach(model)
+    for x in inputs:
+        values = []
+        for m in (model, reference):
+            value = m(x)
+            # A gradient that differs by element: a plain sum hides errors.
+            weights = torch.linspace(0.5, 1.5, value.numel()).view_as(value)
+            (value * weights).sum().backward()
+            values.append(value.detach())
+        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-6)
+    assert forward.calls == len(inputs)
+    torch.testing.assert_close(model.weight.grad, reference.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+# --- patches -------------------------------------------------------------------------------------
+
+
+def trains() -> None:
+    same_as_pytorch(lambda w, x: torch.tanh(x @ w), (3, 4), numbers(2, 3))
+
+
+def trains_an_embedding() -> None:
+    same_as_pytorch(lambda w, x: functional.embedding(x, w), (5, 4), torch.tensor([[1, 2, 0]]))
+
+
+def leaves_torch_alone() -> None:
+    before = (torch.manual_seed, torch.cuda.manual_seed)
+    patches.start()
+    assert (torch.manual_seed, torch.cuda.manual_seed) == before, "torch.manual_seed is another"
+
+
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 3).requires_grad_(False)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)).sum()
+
+
+def computes_no_gradient_of_frozen_parameters() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Frozen()
+    forward = attach(model)
+    model(numbers(2, 3)).backward()
+    assert model.head.weight.grad is not None
+    assert model.body.weight.grad is None
+    (graph,) = forward.graphs.values()
+    manager = graph.module._torch_module._execution_manager(True)
+    computed = [output.name for output in manager._onnx_models.optimized_model.graph.output]
+    frozen = [name for name in computed if "body" in name]
+    assert not frozen, f"gradients of frozen parameters are computed: {frozen}"
+
+
+def shares_threads() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Frozen()
+    forward = attach(model)
+    model(numbers(2, 3))
+    (graph,) = forward.graphs.values()
+    options = graph.module._torch_module._execution_manager(True)._get_session_config()[0]
+    threads = options.intra_op_num_threads
+    assert threads == torch.get_num_threads(), f"the session has {threads} threads"
+
+
+def stops_where_the_export_fails() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Expression(lambda w, x: torch.linalg.svdvals(x @ w).sum(), 3, 3)
+    attach(model)
+    try:
+        model(numbers(3, 3))
+    except GraphBuildError:
+        return
+    raise AssertionError("the step was run in PyTorch")
+
+
+class Tripled(torch.autograd.Function):
+    """On purpose not the derivative of its forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return 3 * grad
+
+
+def is_exact_or_refuses_custom_functions() -> None:
+    try:
+        same_as_pytorch(lambda w, x: Tripled.apply(x @ w), (3, 4), numbers(2, 3))
+    except GraphBuildError as error:
+        if "Tripled" not in str(error):
+            raise
+
+
+@dataclass(frozen=True)
+class Need:
+    """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
+
+    scenario: Callable[[], None]
+    symptom: str
+
+
+PATCHES_NEEDED: dict[str, Need] = {
+    "exporter-aliases": Need(trains, "cannot import name 'jit_utils'"),
+    "no-extensions": Need(trains, "extensions were not detected"),
+    "contained-import": Need(leaves_torch_alone, "torch.manual_seed is another"),
+    "no-nvtx": Need(trains, "NVTX functions not installed"),
+    "frozen-parameters": Need(
+        computes_no_gradient_of_frozen_parameters, "gradients of frozen parameters are computed"
+    ),
+    "shared-threads": Need(shares_threads, "the session has 0 threads"),
+    "torchscript-exporter": Need(trains, "GraphBuildError"),
+    # The step was run in PyTorch: there is no graph to look at.
+    "no-fallback": Need(stops_where_the_export_fails, "'NoneType' object has no attribute"),
+    "symbolics": Need(trains_an_embedding, "GraphBuildError"),
+    "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
+}
+
+# --- symbolics -----------------------------------------------------------------------------------
+
+# By the operator's name without its domain.
+SYMBOLICS_NEEDED: dict[str, Callable[[], None]] = {}
+
+
+def needs(
+    name: str, shape: Sequence[int] = (4, 6), inputs: Sequence[torch.Tensor] | None = None
+) -> Callable[..., Any]:
+    """Enters an expression of a weight of this shape that needs the symbolic of this name."""
+
+    def enter(expression: Callable[..., Any]) -> Callable[..., Any]:
+        given = [numbers(2, 4)] if inputs is None else inputs
+        assert name not in SYMBOLICS_NEEDED, name
+        SYMBOLICS_NEEDED[name] = lambda: same_as_pytorch(expression, shape, *given)
+        return expression
+
+    return enter
+
+
+IMAGE = [numbers(2, 4, 6, 6)]
+IDS = [torch.tensor([[1, 2, 0]])]
+
+
+@needs("scaled_dot_product_attention", (4, 4), [numbers(2, 3, 4)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    # Dropout needs its second output; at so small a rate nothing is dropped.
+    return functional.scaled_dot_product_attention(x @ w, x, x, dropout_p=1e-12)
+
+
+@needs("where")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x[:, :, None] > 0, w[0], w[:, :1])
+
+
+@needs("embedding", (5, 4), IDS)
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.embedding(x, w, padding_idx=0)
+
+
+@needs("ConstantChunk", (24, 4), [numbers(*s, 4) for s in ((2, 6), (2, 5), (3, 5))])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    # What DeBERTa does with relative positions; a chunk by itself hides it.
+    rows, length = x.size(0), x.size(1)
+    positions = torch.arange(24).expand((1, -1))[:, :length]
+    hidden = x + functional.embedding(positions, w)
+    heads = (hidden @ w.transpose(0, 1)).view(rows, length, 2, 12).permute(0, 2, 1, 3)
+    query, key, value = heads.chunk(3, dim=-1)
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None]
+    distance = (distance + length).clamp(0, 2 * length - 1)[None, None]
+    scores = query @ key.transpose(-1, -2)
+    content = query @ w[: 2 * length, :4].transpose(0, 1)
+    relative = torch.gather(content, -1, distance.expand(scores.size(0), 2, length, length))
+    return torch.softmax(scores + relative, -1) @ value
+
+
+@needs("diff")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.diff(x @ w, dim=-1)
+
+
+@needs("cumsum")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x > 0).cumsum(-1).float() @ w
+
+
+@needs("argmax")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x @ w * (x @ w).argmax(-1, keepdim=True)
+
+
+@needs("group_norm", (4,), [numbers(2, 4, 6)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.group_norm(x, 2, w, w)
+
+
+# The exporter's own form of these has no gradient: they hold on what is not trained.
+@needs("max")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x.max(-1).values[:, None] * (x @ w)
+
+
+@needs("min")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x.min(-1).values[:, None] * (x @ w)
+
+
+@needs("upsample_nearest1d", (1,), [numbers(2, 4, 6)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(x, scale_factor=2) * w
+
+
+@needs("upsample_nearest2d", (1,), IMAGE)
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(x, scale_factor=2) * w
+
+
+@needs("upsample_nearest3d", (1,), [numbers(1, 2, 4, 6, 6)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(x, scale_factor=2) * w
+
+
+@needs("upsample_bicubic2d", (1,), IMAGE)
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="bicubic") * w
+
+
+@needs("multinomial")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    certain = torch.softmax(torch.tensor([[0.0, 0.0, 1e4, 0.0]]), -1)
+    return x @ w * certain.multinomial(1)
+
+
+@needs("diagonal")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x.transpose(0, 1) @ (x @ w)).diagonal(0, 0, 1)
+
+
+@needs("bitwise_or")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x @ w * ((x > 0).bitwise_or(x < -1)).float()[:, :1]
+
+
+@needs("unfold")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x @ w).unfold(-1, 3, 2)
+
+
+@needs("adaptive_avg_pool2d", (6, 6), IMAGE)
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.adaptive_avg_pool2d(x @ w, 1)
+
+
+def pools(name: str, pool: Callable[..., Any], *shape: int) -> None:
+    needs(name, (6, 6), [numbers(*shape), numbers(*shape)[:1]])(lambda w, x: pool(x @ w))
+
+
+pools("avg_pool1d", lambda x: functional.avg_pool1d(x, 3, 2, 1), 2, 4, 6)
+pools("avg_pool2d", lambda x: functional.avg_pool2d(x, 2), 2, 4, 6, 6)
+pools("avg_pool3d", lambda x: functional.avg_pool3d(x, 2), 2, 4, 6, 6, 6)
+pools("max_pool1d", lambda x: functional.max_pool1d(x, 3, 2, 1), 2, 4, 6)
+pools("max_pool2d", lambda x: functional.max_pool2d(x, 2), 2, 4, 6, 6)
+pools("max_pool3d", lambda x: functional.max_pool3d(x, 2), 2, 4, 6, 6, 6)
+
+
+def with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:
+    def pooled(x: torch.Tensor) -> torch.Tensor:
+        values, indices = pool(x)
+        return values * (1 + indices)
+
+    return pooled
+
+
+pools(
+    "max_pool1d_with_indices",
+    with_indices(lambda x: functional.max_pool1d(x, 3, 2, 1, return_indices=True)),
+    2, 4, 6,
+)  # fmt: skip
+pools(
+    "max_pool2d_with_indices",
+    with_indices(lambda x: functional.max_pool2d(x, 2, return_indices=True)),
+    2, 4, 6, 6,
+)  # fmt: skip
+pools(
+    "max_pool3d_with_indices",
+    with_indices(lambda x: functional.max_pool3d(x, 2, return_indices=True)),
+    2, 4, 6, 6, 6,
+)  # fmt: skip
+
+
+def convolves_within_its_memory() -> None:
+    """ONNX Runtime's memory arena hides that its gradient writes out of bounds: without it."""
+    from onnxruntime.training.ortmodule._graph_execution_manager import GraphExecutionManager
+
+    session_config = GraphExecutionManager._get_session_config
+
+    def without_arena(self: Any) -> Any:
+        options, *rest = session_config(self)
+        options.enable_cpu_mem_arena = False
+        return options, *rest
+
+    GraphExecutionManager._get_session_config = without_arena
+    same_as_pytorch(
+        lambda w, x: functional.conv1d(x * w[0, 0, 0], w, padding=1, groups=8),
+        (8, 1, 3),
+        numbers(2, 8, 10),
+    )
+
+
+SYMBOLICS_NEEDED["_convolution"] = convolves_within_its_memory
+
+# --- gradients -----------------------------------------------------------------------------------
+
+# By the key of ORTModule's gradient registry.
+GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {"::Shrink": SYMBOLICS_NEEDED["embedding"]}
+
+# --- trying them ---------------------------------------------------------------------------------
+
+
+def attempt(scenario: Callable[[], None]) -> str:
+    """Runs a scenario in a fork; returns `HELD` or what went wrong."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(120)
+        try:
+            scenario()
+            outcome = HELD
+        except BaseException as error:
+            outcome = "".join(traceback.format_exception(error))[-20_000:]
+        os.write(writer, outcome.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        outcome = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return outcome or f"the process died of signal {os.WTERMSIG(status)}"
+
+
+def without_patch(name: str, scenario: Callable[[], None]) -> Callable[[], None]:
+    def tried() -> None:
+        patches.PATCHES = tuple(p for p in patches.PATCHES if p.name != name)
+        scenario()
+
+    return tried
+
+
+def without_symbolic(name: str, scenario: Callable[[], None]) -> Callable[[], None]:
+    """Upstream's symbolic instead of ours, or none."""
+    from acpt_trainer.ort import registration
+
+    ours = registration._symbolics
+
+    def of_this_name(symbolics: dict[str, Any], yes: bool) -> dict[str, Any]:
+        return {k: fn for k, fn in symbolics.items() if (k.split("::")[-1] == name) is yes}
+
+    def tried() -> None:
+        registration._symbolics = lambda upstream: (
+            of_this_name(ours(upstream), False) | of_this_name(upstream, True)
+        )
+        scenario()
+
+    return tried
+
+
+def without_gradient(key: str, scenario: Callable[[], None]) -> Callable[[], None]:
+    from onnxruntime.training.ortmodule._custom_gradient_registry import CustomGradientRegistry
+
+    register_all = CustomGradientRegistry.register_all
+
+    def tried() -> None:
+        def register_rest() -> None:
+            CustomGradientRegistry._GRADIENTS.pop(key)
+            register_all()
+
+        CustomGradientRegistry.register_all = register_rest
+        scenario()
+
+    return tried
+
+
+def what_is_ours() -> dict[str, list[str]]:
+    """The names of the symbolics and gradients that this package registers or takes out."""
+    from onnxruntime.training.ortmodule import (
+        _custom_gradient_registry,
+        _custom_op_symbolic_registry,
+    )
+
+    from acpt_trainer.ort import registration
+
+    symbolics = _custom_op_symbolic_registry.CustomOpSymbolicRegistry
+    gradients = _custom_gradient_registry.CustomGradientRegistry
+    upstream = dict(symbolics._SYMBOLICS)
+    known = set(gradients._GRADIENTS)
+    with registration.registered():
+        held = symbolics._SYMBOLICS
+        names = {k for k in {*held, *upstream} if held.get(k) is not upstream.get(k)}
+        new = set(gradients._GRADIENTS) - known
+    return {"symbolics": sorted({n.split("::")[-1] for n in names}), "gradients": sorted(new)}
+
+
+def main() -> None:
+    """Prints one line of JSON: by kind and name, what happened with it on and with it off."""
+    tried: dict[str, Any] = {"patches": {}, "symbolics": {}, "gradients": {}}
+    for name, need in PATCHES_NEEDED.items():
+        off = attempt(without_patch(name, need.scenario))
+        tried["patches"][name] = [off]
+    patches.start()  # from here on each fork has ONNX Runtime imported
+    for name, need in PATCHES_NEEDED.items():
+        tried["patches"][name].insert(0, attempt(need.scenario))
+    tried["ours"] = what_is_ours()
+    for kind, table, without in (
+        ("symbolics", SYMBOLICS_NEEDED, without_symbolic),
+        ("gradients", GRADIENTS_NEEDED, without_gradient),
+    ):
+        for name, scenario in table.items():
+            tried[kind][name] = [attempt(scenario), attempt(without(name, scenario))]
+    print(json.dumps(tried))
+
+
+if __name__ == "__main__":
+    main()
