@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from model_needs import DRAWS_NEEDED, MODELS_NEEDED
 from torch import nn
 from torch.nn import functional
 
@@ -172,6 +173,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "no-fallback": Need(stops_where_the_export_fails, "'NoneType' object has no attribute"),
     "symbolics": Need(trains_an_embedding, "GraphBuildError"),
     "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
+    **{name: Need(*need) for name, need in MODELS_NEEDED.items()},
 }
 
 # --- symbolics -----------------------------------------------------------------------------------
@@ -281,10 +283,16 @@ def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return functional.interpolate(x, scale_factor=2, mode="bicubic") * w
 
 
-@needs("multinomial")
+@needs("index_put", (4,), [numbers(3, 4)])
 def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    certain = torch.softmax(torch.tensor([[0.0, 0.0, 1e4, 0.0]]), -1)
-    return x @ w * certain.multinomial(1)
+    y = x * 2
+    y[x[:, 0] < x[:, 0].max()] = w
+    return y
+
+
+@needs("instance_norm", (4,), [numbers(2, 4, 6)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.instance_norm(x, weight=w, bias=w)
 
 
 @needs("diagonal")
@@ -363,6 +371,7 @@ def convolves_within_its_memory() -> None:
     )
 
 
+SYMBOLICS_NEEDED |= DRAWS_NEEDED
 SYMBOLICS_NEEDED["_convolution"] = convolves_within_its_memory
 
 # --- gradients -----------------------------------------------------------------------------------

@@ -94,10 +94,9 @@ class Pair:
             raise DiffersError(f"loss {ours:.7g}, and {theirs:.7g} in PyTorch")
         if not self.gradient <= GRADIENT_TOLERANCE:
             raise DiffersError(f"gradient of {self.parameter} differs by {self.gradient:.1e}")
-        with torch.no_grad():
-            for parameter in [*self.ours.parameters(), *self.theirs.parameters()]:
-                if parameter.grad is not None:
-                    parameter -= 0.05 * parameter.grad
+        for model in (self.ours, self.theirs):
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # large steps would diverge
+            torch.optim.SGD(model.parameters(), lr=0.05).step()
 
     def loss_inside(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss that the model computes itself."""
@@ -123,7 +122,8 @@ class Case:
         return Pair(self.entry, self.attention, dropout=True)
 
     def use(self, pair: Pair) -> Pair:
-        """Notes the pair that the row reports, and forgets the figures of the check before."""
+        """Notes the pair that the row reports, and forgets what the check before left of it."""
+        pair.theirs.load_state_dict(pair.ours.state_dict())
         pair.loss, pair.gradient, pair.parameter = 0.0, 0.0, ""
         self.current = pair
         return pair
@@ -200,9 +200,8 @@ def check_outside(case: Case) -> None:
 
     def smoothed(model: nn.Module, batch: Batch) -> torch.Tensor:
         labels = batch.pop("labels")
-        if hasattr(model, "prepare_decoder_input_ids_from_labels"):  # as the data collator does
-            shifted = model.prepare_decoder_input_ids_from_labels(labels=labels)
-            batch["decoder_input_ids"] = shifted
+        if model.config.is_encoder_decoder:  # as the data collator does
+            batch["decoder_input_ids"] = decoder_inputs(model, labels)
         return LabelSmoother(0.1)(model(**batch), labels, shift_labels=causal)
 
     for rows, columns in SHAPES[:2]:
@@ -304,6 +303,13 @@ def generated(model: nn.Module, batch: Batch) -> torch.Tensor:
     """A few tokens, greedily."""
     inputs = {k: v for k, v in batch.items() if k not in ("labels", "return_loss")}
     return model.generate(**copied(inputs), max_new_tokens=4, do_sample=False, pad_token_id=0)
+
+
+def decoder_inputs(model: nn.Module, labels: torch.Tensor) -> torch.Tensor:
+    """The labels, one place to the right."""
+    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=-1)
+    return shifted.masked_fill(shifted == -100, model.config.pad_token_id)
 
 
 def copied(batch: Batch) -> Batch:

@@ -65,6 +65,7 @@ _CAUSAL = (
          "resid_dropout": 0.1, "embed_dropout": 0.1, "attention_dropout": 0.1, "bos_token_id": 1,
          "eos_token_id": 2},
         {"resid_dropout": 0.0, "embed_dropout": 0.0, "attention_dropout": 0.0}, language_modeling,
+        attentions=("eager",),
     ),
     Entry(
         "gpt_neox", "text", "GPTNeoXForCausalLM",
@@ -83,6 +84,7 @@ _CAUSAL = (
         {**TOKENS, "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY,
          "hidden_dropout": 0.1, "attention_dropout": 0.1},
         {"hidden_dropout": 0.0, "attention_dropout": 0.0}, language_modeling,
+        attentions=("eager",),
     ),
     Entry("llama", "text", "LlamaForCausalLM", LLAMA, NO_ATTENTION_DROPOUT, language_modeling),
     Entry(
@@ -187,6 +189,7 @@ _OTHERS = (
         {"hidden_sizes": [16, 32, 32, 32], "depths": [1, 1, 1, 1], "image_size": 32,
          "drop_path_rate": 0.5, "layer_scale_init_value": 1.0},
         {"drop_path_rate": 0.0}, images,
+        attentions=("eager",),
     ),
     Entry(
         "whisper", "audio", "WhisperForConditionalGeneration",

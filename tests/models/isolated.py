@@ -8,7 +8,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,59 +28,73 @@ class Job:
     checks: tuple[str, ...]
 
 
-def run_jobs(jobs: Sequence[Job], report: Callable[[Row], None], workers: int = 1) -> None:
-    """Runs jobs side by side and reports each row as soon as it is known."""
+def run_jobs(
+    jobs: Sequence[Job],
+    report: Callable[[Row], None],
+    workers: int = 1,
+    target: Callable[[Connection, Job, str], None] | None = None,
+) -> None:
+    """Runs jobs side by side and reports the rows of each as soon as it has ended.
+
+    Args:
+        jobs: What to run.
+        report: Called with each row, from several threads.
+        workers: How many jobs run at once.
+        target: What a child runs instead of the checks, for a test.
+    """
     # The server imports everything once; a child is a fork of it and starts at once.
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         [f"{__package__}.checks", f"{__package__}.warm"]
     )
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(lambda job: run_job(job, report), jobs):
+        for _ in pool.map(lambda job: _run_job(job, report, target or _check), jobs):
             pass
 
 
-def run_job(job: Job, report: Callable[[Row], None]) -> None:
-    """Runs a job in a child process; a crash is the row of its check, the rest goes on anew."""
+def _run_job(job: Job, report: Callable[[Row], None], target: Callable[..., None]) -> None:
+    """Runs a job in child processes: where one crashes, the next goes on with the rest."""
     remaining = list(job.checks)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        while remaining:
-            reason = _run_child(
-                Job(job.entry, job.attention, tuple(remaining)), report, remaining, log
-            )
-            if remaining:
-                report(Row(job.entry, job.attention, remaining.pop(0), "crashed", reason))
+    while remaining:
+        part = Job(job.entry, job.attention, tuple(remaining))
+        rows, ended = _run_child(part, target)
+        remaining = remaining[len(rows) :]
+        if ended and remaining:
+            rows.append(Row(job.entry, job.attention, remaining.pop(0), "crashed", ended))
+        elif ended:
+            rows[-1] = replace(rows[-1], status="crashed", reason=f"{ended}, after the check")
+        for row in rows:
+            report(row)
 
 
-def _run_child(job: Job, report: Callable[[Row], None], remaining: list[str], log: Path) -> str:
-    """Takes checks off `remaining` as their rows arrive; returns how it ended, if early."""
+def _run_child(job: Job, target: Callable[..., None]) -> tuple[list[Row], str]:
+    """Runs one child; returns its rows, and how it ended if not well."""
     context = multiprocessing.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(writer, job, str(log)))
-    child.start()
-    writer.close()
-    timed_out = False
-    try:
-        while remaining:
-            if not reader.poll(TIMEOUT):
-                timed_out = True
-                child.kill()
-                break
-            row = reader.recv()
-            remaining.remove(row.check)
-            report(row)
-    except EOFError:
-        pass  # it ended; the exit code tells how
-    child.join()
-    if timed_out:
-        return f"no answer in {TIMEOUT:.0f} s"
-    code = child.exitcode or 0
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        child = context.Process(target=target, args=(writer, job, str(log)))
+        child.start()
+        writer.close()
+        try:
+            while len(rows) < len(job.checks) and reader.poll(TIMEOUT):
+                rows.append(reader.recv())
+        except EOFError:
+            pass  # it ended; its exit status tells how
+        child.join(TIMEOUT)
+        if child.exitcode is None:
+            child.kill()
+            return rows, f"no answer in {TIMEOUT:.0f} s"
+        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    code = child.exitcode
+    if not code:
+        return rows, "" if len(rows) == len(job.checks) else "it ended early"
     name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f"{name} {said[-1][:200] if said else ''}".strip()
+    return rows, f"{name} {said[-1][:200] if said else ''}".strip()
 
 
-def _child(writer: Connection, job: Job, log: str) -> None:
+def _check(writer: Connection, job: Job, log: str) -> None:
+    """What a child does."""
     import torch
 
     torch.set_num_threads(1)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from multiprocessing.connection import Connection
+
 import pytest
 
 from .checks import CHECKS, Row, run
 from .isolated import Job, run_jobs
+from .table import PACKAGES, PAGE, ROOT
 from .zoo import ATTENTIONS, GROUPS, entries
 
 # One of each kind; the integration tests have GPT-2 and BERT.
 SMALL = (
     ("llama", "sdpa", ("exact", "dropout")),
     ("t5", "eager", ("exact",)),
+    ("bloom", "eager", ("exact",)),
+    ("convnext", "eager", ("dropout",)),
+    ("wav2vec2 (CTC)", "eager", ("exact", "dropout")),
     ("bart", "sdpa", ("outside", "evaluate")),
     ("vit", "sdpa", ("exact",)),
     ("distilbert", "sdpa", ("unmasked",)),
@@ -46,6 +54,38 @@ def test_model_type_holds_every_check(name: str, attention: str) -> None:
     assert [row.check for row in rows] == list(CHECKS)
     for row in rows:
         assert_holds_or_is_refused_as_said(row)
+
+
+def test_page_has_the_rows_and_the_versions() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[1:4])
+        for line in text.splitlines()
+        if line.startswith("|") and line.count("|") > 6
+    }
+    expected = {(e.name, f"`{e.model}`", a) for e in entries().values() for a in e.attentions}
+    remake = "make coverage-table writes it anew"
+    assert {row for row in rows if row[2] in ATTENTIONS} == expected, remake
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    for package in PACKAGES:
+        version = next(line for line in constraints if line.startswith(f"{package}=="))
+        assert f"| {package} | {version.partition('==')[2]} |" in text, remake
+
+
+def crash_at_the_second(writer: Connection, job: Job, log: str) -> None:
+    writer.send(Row(job.entry, job.attention, job.checks[0], "holds"))
+    if len(job.checks) > 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_crash_of_a_check_is_its_row() -> None:
+    rows: list[Row] = []
+    run_jobs([Job("gpt2", "eager", ("a", "b", "c"))], rows.append, target=crash_at_the_second)
+
+    assert [(row.check, row.status) for row in rows] == [
+        ("a", "holds"), ("b", "crashed"), ("c", "holds"),
+    ]  # fmt: skip
+    assert rows[1].reason == "SIGSEGV"
 
 
 def test_entries_are_well_formed() -> None:

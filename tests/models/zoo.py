@@ -173,6 +173,10 @@ def image_text_pairs(
     rows: int, columns: int, padding: str, size: int = 32, pad: int = 0, end: int = VOCABULARY - 1
 ) -> Batch:
     """Images with a caption each, for contrastive models."""
+    rows = max(rows, 2)  # one pair alone has nothing to be told from
     batch = tokens(rows, columns, padding, pad)
-    batch["input_ids"][:, 0] = end  # pooled there, whatever the padding
+    ids = batch["input_ids"]
+    mask = batch.get("attention_mask", torch.ones_like(ids))
+    last = (mask * torch.arange(columns)).argmax(-1)
+    ids[torch.arange(rows), last] = end  # the text is pooled there
     return {**batch, "pixel_values": noise(rows, 3, size, size), "return_loss": True}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort.deferred import Deferred
 
 
 class Call(nn.Module):  # type: ignore[misc]
@@ -61,6 +62,10 @@ def flatten(value: Any, flat: list[torch.Tensor]) -> Any:
         return ("tensor", len(flat) - 1)
     if value is None or isinstance(value, (bool, int, float, str)):
         return ("constant", value)
+    if isinstance(value, Deferred):
+        args = [flatten(v, flat) for v in value.args]
+        kwargs = {k: flatten(v, flat) for k, v in value.kwargs.items()}
+        return ("deferred", value.function, args, kwargs)
     if isinstance(value, Mapping):
         return ("mapping", type(value), [(k, flatten(v, flat)) for k, v in value.items()])
     if isinstance(value, (list, tuple)):
@@ -78,6 +83,11 @@ def rebuild(structure: Any, flat: Sequence[torch.Tensor]) -> Any:
         return flat[rest[0]]
     if kind == "constant":
         return rest[0]
+    if kind == "deferred":
+        function, args, kwargs = rest
+        return function(
+            *(rebuild(v, flat) for v in args), **{k: rebuild(v, flat) for k, v in kwargs.items()}
+        )
     made, items = rest
     if kind == "mapping":
         rebuilt = {k: rebuild(v, flat) for k, v in items}

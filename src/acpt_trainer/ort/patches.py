@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from acpt_trainer.ort import mends
+from acpt_trainer.ort import deferred, mends, rewrites
 from acpt_trainer.ort.patch import Patch, Scope
 
 _UNMAINTAINED = "none open: ONNX Runtime training is no longer maintained (onnxruntime#24905)"
+_NOT_REPORTED = "not reported to https://github.com/huggingface/transformers/issues"
 
 PATCHES: tuple[Patch, ...] = (
     Patch(
@@ -127,6 +128,63 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=mends.refuse_custom_functions,
+    ),
+    Patch(
+        name="deferred-ctc",
+        target="torch.nn.functional.ctc_loss",
+        versions="all",
+        why="ctc_loss has no ONNX form: the graph ends before it, and PyTorch computes it",
+        upstream="https://github.com/onnx/onnx/blob/main/docs/Operators.md: no such operator",
+        until="ONNX has one, with a gradient",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=deferred.defer_ctc_loss,
+    ),
+    Patch(
+        name="traced-len",
+        target="len in transformers' model modules",
+        versions="all",
+        why="the length of a tensor, such as the batch size in CLIP's contrastive loss, would be "
+        "fixed in the graph",
+        upstream=_NOT_REPORTED,
+        until="the models take it from .shape",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=rewrites.trace_len,
+    ),
+    Patch(
+        name="traced-span",
+        target="compute_attention_span of DeBERTa",
+        versions="transformers 5",
+        why="Python takes the smaller of two lengths, and which one it was is fixed in the graph",
+        upstream=_NOT_REPORTED,
+        until="the models take it with torch.minimum",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=rewrites.trace_attention_span,
+    ),
+    Patch(
+        name="bloom-gelu",
+        target="transformers.models.bloom.modeling_bloom.GeLUFunction",
+        versions="transformers 5",
+        why="a custom function, which would be refused; its backward is the derivative of its "
+        "forward, so the graph's own gradient is the same",
+        upstream=_NOT_REPORTED,
+        until="Bloom uses torch's GELU",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=rewrites.inline_bloom_gelu,
+    ),
+    Patch(
+        name="traced-spec-augment",
+        target="_compute_mask_indices of Wav2Vec2, HuBERT, Whisper and others",
+        versions="transformers 5",
+        why="NumPy draws the masks of SpecAugment, which would be fixed in the graph",
+        upstream=_NOT_REPORTED,
+        until="the models draw them with torch",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=rewrites.trace_spec_augment,
     ),
 )
 

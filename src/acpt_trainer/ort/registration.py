@@ -6,7 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from acpt_trainer.ort.symbolics import attention, convolution, pooling, selection, sequences
+from acpt_trainer.ort.symbolics import (
+    attention,
+    convolution,
+    normalization,
+    pooling,
+    randomness,
+    selection,
+    sequences,
+)
 
 OPSET = 17
 """The ONNX operator set that ORTModule 1.19.2 exports."""
@@ -31,6 +39,21 @@ ATEN_SYMBOLICS = (
     "max_pool2d",
 )
 
+# Made of Dropout's coin flips; what else draws random numbers is refused.
+RANDOM_SYMBOLICS = (
+    "rand",
+    "rand_like",
+    "randn",
+    "randn_like",
+    "bernoulli",
+    "uniform",
+    "exponential",
+    "randint",
+    "randint_like",
+    "multinomial",
+)
+REFUSED_RANDOM = ("normal", "rrelu")
+
 
 def _zero_gradient() -> Sequence[Any]:
     return [("Sub", ["GO(0)", "GO(0)"], ["GI(0)"])]
@@ -52,6 +75,11 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         **{f"aten::max_pool{n}d": pooling.max_pool(n) for n in (1, 2, 3)},
         **{f"aten::max_pool{n}d_with_indices": pooling.max_pool(n, True) for n in (1, 2, 3)},
         **{f"aten::avg_pool{n}d": pooling.average_pool(n) for n in (1, 2, 3)},
+        "aten::group_norm": normalization.group_norm,
+        "aten::instance_norm": normalization.instance_norm,
+        "aten::index_put": selection.index_put,
+        **{f"aten::{name}": getattr(randomness, name) for name in RANDOM_SYMBOLICS},
+        **{f"aten::{name}": randomness.refused(name) for name in REFUSED_RANDOM},
         "aten::_convolution": convolution.grouped_convolution(upstream_convolution),
     }
 

@@ -1,4 +1,4 @@
-"""Choosing among values: embedding and where."""
+"""Choosing among values: embedding, where, and assignment through a mask."""
 
 from __future__ import annotations
 
@@ -40,6 +40,35 @@ def where(g: Any, condition: Any, self: Any = None, other: Any = None, outputs: 
     return g.op(
         "Where", condition, expanded(self, condition, other), expanded(other, condition, self)
     )
+
+
+def index_put(g: Any, self: Any, indices: Any, new: Any, accumulate: Any = False) -> Any:
+    """`x[mask] = value`, one value for every place, as `Where`.
+
+    The exporter's own scatters through `NonZero`: a value of several elements is then taken for one
+    a place, and its gradient is lost.
+    """
+    helper = values.helper()
+    masks = helper._unpack_list(indices) if helper._is_packed_list(indices) else [indices]
+    ranks = [helper._get_tensor_rank(v) for v in (self, masks[0], new)]
+    if (
+        len(masks) != 1
+        or not values.is_bool(masks[0])
+        or None in ranks
+        or ranks[2] > ranks[0] - ranks[1]
+        or helper._maybe_get_const(accumulate, "b")
+    ):
+        opset11 = importlib.import_module(
+            "torch.onnx._internal.torchscript_exporter.symbolic_opset11"
+        )
+        return opset11.index_put(g, self, indices, new, accumulate)
+    mask = masks[0]
+    if ranks[0] > ranks[1]:
+        mask = helper._unsqueeze_helper(g, mask, list(range(ranks[1], ranks[0])))
+        mask.setType(masks[0].type().with_sizes([None] * ranks[0]))
+    if values.scalar_type(new).name != values.scalar_type(self).name:
+        new = g.op("Cast", new, to_i=values.scalar_type(self).onnx_type())
+    return where(g, mask, new, self)
 
 
 def embedding(

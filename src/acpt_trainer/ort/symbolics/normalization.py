@@ -1,0 +1,59 @@
+"""Normalization whose gradient ONNX Runtime has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acpt_trainer.ort.symbolics import values
+
+
+def group_norm(
+    g: Any, input: Any, groups: Any, weight: Any, bias: Any, epsilon: Any, *flags: Any
+) -> Any:
+    """Group normalization from means, which have gradients.
+
+    The exporter's own is `InstanceNormalization`, and no gradient of it is registered.
+    """
+    return _normalized(
+        g, input, values.helper()._maybe_get_const(groups, "i"), weight, bias, epsilon
+    )
+
+
+def _normalized(g: Any, input: Any, number: int, weight: Any, bias: Any, epsilon: Any) -> Any:
+    import torch
+
+    helper = values.helper()
+    rank = helper._get_tensor_rank(input)
+    grouped = g.op("Reshape", input, values.constant(g, [0, number, -1], torch.int64))
+    centred = g.op("Sub", grouped, g.op("ReduceMean", grouped, axes_i=[2]))
+    variance = g.op("ReduceMean", g.op("Mul", centred, centred), axes_i=[2])
+    dtype = values.scalar_type(input).dtype()
+    small = values.constant(g, helper._maybe_get_const(epsilon, "f"), dtype)
+    scaled = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, small)))
+    out = g.op("Reshape", scaled, g.op("Shape", input))
+    axes = list(range(1, rank - 1))  # a value a channel: one dimension for each after it
+    if values.given(weight):
+        out = g.op("Mul", out, helper._unsqueeze_helper(g, weight, axes) if axes else weight)
+    if values.given(bias):
+        out = g.op("Add", out, helper._unsqueeze_helper(g, bias, axes) if axes else bias)
+    out.setType(input.type())
+    return out
+
+
+def instance_norm(
+    g: Any,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_variance: Any,
+    use_input_statistics: Any,
+    momentum: Any,
+    epsilon: Any,
+    *flags: Any,
+) -> Any:
+    """Instance normalization: a group a channel."""
+    helper = values.helper()
+    if values.given(running_mean) or not helper._maybe_get_const(use_input_statistics, "i"):
+        return helper._unimplemented("instance_norm", "running statistics")
+    return _normalized(g, input, 0, weight, bias, epsilon)  # 0: as many groups as channels
