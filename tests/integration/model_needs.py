@@ -5,6 +5,7 @@ Parts of the tables in `patch_needs.py`.
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,12 +42,24 @@ def masks_anew_at_each_step() -> None:
         assert len(set(drawn.tolist())) > 6, "the mask is the same at each step"
 
 
+def refuses(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    try:
+        follows_torchs_state(draw)
+    except GraphBuildError:
+        return
+    raise AssertionError("it was exported")
+
+
 # By the patch's name: what holds with it, and what is said without it.
 MODELS_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "deferred-ctc": (partial(trains_in_three_shapes, "wav2vec2 (CTC)"), "ctc_loss"),
     "traced-len": (partial(trains_in_three_shapes, "clip"), "SoftmaxCrossEntropyLoss"),
     "traced-span": (partial(trains_in_three_shapes, "deberta"), "GatherElements"),
     "bloom-gelu": (partial(trains_in_three_shapes, "bloom"), "GeLUFunction"),
+    "no-foreign-draws": (
+        partial(refuses, lambda x: x * random.random()),
+        "the same numbers at each step",
+    ),
     "traced-spec-augment": (masks_anew_at_each_step, "the mask is the same"),
 }
 
@@ -75,14 +88,6 @@ def follows_torchs_state(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
     torch.set_rng_state(state)
     assert not first.equal(second), "the same numbers at each step"
     assert model(x).equal(first), "other numbers from the same state"
-
-
-def refuses(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    try:
-        follows_torchs_state(draw)
-    except GraphBuildError:
-        return
-    raise AssertionError("it was exported")
 
 
 # By the symbolic's name.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -82,3 +84,14 @@ def test_draws_that_would_not_follow_the_state_are_refused() -> None:
     attach(model)
     with pytest.raises(GraphBuildError, match="normal"):
         model(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("draw", [np.random.rand, np.random.normal, random.random])
+def test_draws_outside_torch_are_refused_with_their_line(draw: Callable[[], float]) -> None:
+    name = draw.__name__
+    module = random if draw is random.random else np.random
+    model = Drawing(lambda x: x * getattr(module, name)()).train()
+    attach(model)
+    with pytest.raises(GraphBuildError, match=rf"{name}.*(?s:.*)test_ort_randomness.py:\d+"):
+        model(torch.zeros(2, 3))
+    assert getattr(module, name) == draw

@@ -107,7 +107,7 @@ _CAUSAL = (
     Entry(
         "gemma2", "text", "Gemma2ForCausalLM",
         {**LLAMA, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8},
-        NO_ATTENTION_DROPOUT, language_modeling,
+        NO_ATTENTION_DROPOUT, language_modeling, attentions=("eager",),
     ),
     Entry(
         "falcon", "text", "FalconForCausalLM",

@@ -64,6 +64,7 @@ def test_summary_is_plain_data_for_a_report() -> None:
         "aten_ops": {},
         "python_ops": 0,
         "dropout_ops": 1,
+        "after_graph": [],
         "export_seconds": 0.0,
         "build_seconds": 0.0,
     }

@@ -272,6 +272,7 @@ def test_status_is_engaged_with_evidence_of_the_graph() -> None:
         "aten_ops": {},
         "python_ops": 0,
         "dropout_ops": 0,
+        "after_graph": [],
         "export_seconds": 4.0,  # of all graphs
         "build_seconds": 2.0,
         "tracer_warnings": 2,

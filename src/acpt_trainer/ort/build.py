@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from acpt_trainer.ort import patches
-from acpt_trainer.ort.call import Call
+from acpt_trainer.ort.call import Call, after_graph
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.graph import GraphSummary, summarize
 from acpt_trainer.ort.schema import Schema, Tensors
@@ -68,6 +68,7 @@ def build(call: Call, schema: Schema, tensors: Tensors) -> tuple[TrainingGraph, 
     manager = graph.module._torch_module._execution_manager(True)
     export = _export_seconds(manager)
     graph.summary = summarize(manager._onnx_models.optimized_model, export, seconds - export)
+    graph.summary = replace(graph.summary, after_graph=list(after_graph(call.structure[0])))
     graph.tracer_warnings = tuple(
         sorted({f"{w.filename}:{w.lineno}" for w in caught if "Tracer" in w.category.__name__})
     )

@@ -96,3 +96,15 @@ def rebuild(structure: Any, flat: Sequence[torch.Tensor]) -> Any:
         return made(rebuilt)
     values = [rebuild(v, flat) for v in items]
     return made(*values) if hasattr(made, "_make") else made(values)
+
+
+def after_graph(structure: Any) -> tuple[str, ...]:
+    """Names of the functions that PyTorch computes from a graph's outputs."""
+    kind, *rest = structure
+    if kind == "deferred":
+        return (rest[0].__name__,)
+    if kind == "mapping":
+        return tuple(name for _, value in rest[1] for name in after_graph(value))
+    if kind == "sequence":
+        return tuple(name for value in rest[1] for name in after_graph(value))
+    return ()

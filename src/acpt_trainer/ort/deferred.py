@@ -42,15 +42,17 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv"
     setattr(Deferred, f"__{_name}__", _refuse)
 
 
+def ctc_loss(*args: Any, **kwargs: Any) -> Any:
+    """PyTorch's, on the graph's outputs."""
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=False):  # as transformers calls it
+        return torch.nn.functional.ctc_loss(*args, **kwargs)
+
+
 def defer_ctc_loss(stack: ExitStack) -> None:
     """Leaves `ctc_loss` for after the graph."""
     import torch
-
-    original = torch.nn.functional.ctc_loss
-
-    def ctc_loss(*args: Any, **kwargs: Any) -> Any:
-        with torch.backends.cudnn.flags(enabled=False):  # as transformers calls it
-            return original(*args, **kwargs)
 
     def deferred(*args: Any, **kwargs: Any) -> Any:
         return Deferred(ctc_loss, args, kwargs)

@@ -20,6 +20,7 @@ class GraphSummary:
         aten_ops: Operators that run in PyTorch through the ATen executor.
         python_ops: Custom autograd functions that run in Python.
         dropout_ops: Number of dropout nodes.
+        after_graph: Functions that PyTorch computes from the graph's outputs.
         export_seconds: Seconds to export the model to ONNX.
         build_seconds: Seconds to build the gradient graph and the session.
     """
@@ -29,6 +30,7 @@ class GraphSummary:
     aten_ops: dict[str, int] = field(default_factory=dict)
     python_ops: int = 0
     dropout_ops: int = 0
+    after_graph: list[str] = field(default_factory=list)
     export_seconds: float = 0.0
     build_seconds: float = 0.0
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from acpt_trainer.ort import deferred, mends, rewrites
+from acpt_trainer.ort import deferred, foreign_draws, mends, rewrites
 from acpt_trainer.ort.patch import Patch, Scope
 
 _UNMAINTAINED = "none open: ONNX Runtime training is no longer maintained (onnxruntime#24905)"
@@ -185,6 +185,17 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=rewrites.trace_spec_augment,
+    ),
+    Patch(
+        name="no-foreign-draws",
+        target="the drawing functions of numpy.random and random",
+        versions="all",
+        why="what NumPy or Python draws while the model is traced would be fixed in the graph",
+        upstream="https://pytorch.org/docs/stable/generated/torch.jit.trace.html: by design",
+        until="never: not fixing it in silence is this package's promise",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=foreign_draws.refuse_foreign_draws,
     ),
 )
 
