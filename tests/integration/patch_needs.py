@@ -14,6 +14,7 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -352,7 +353,7 @@ pools(
 )  # fmt: skip
 
 
-def convolves_within_its_memory() -> None:
+def convolves_within_its_memory(padding: int | str) -> None:
     """ONNX Runtime's memory arena hides that its gradient writes out of bounds: without it."""
     from onnxruntime.training.ortmodule._graph_execution_manager import GraphExecutionManager
 
@@ -365,14 +366,15 @@ def convolves_within_its_memory() -> None:
 
     GraphExecutionManager._get_session_config = without_arena
     same_as_pytorch(
-        lambda w, x: functional.conv1d(x * w[0, 0, 0], w, padding=1, groups=8),
+        lambda w, x: functional.conv1d(x * w[0, 0, 0], w, padding=padding, groups=8),
         (8, 1, 3),
         numbers(2, 8, 10),
     )
 
 
 SYMBOLICS_NEEDED |= DRAWS_NEEDED
-SYMBOLICS_NEEDED["_convolution"] = convolves_within_its_memory
+SYMBOLICS_NEEDED["_convolution"] = partial(convolves_within_its_memory, 1)
+SYMBOLICS_NEEDED["_convolution_mode"] = partial(convolves_within_its_memory, "same")
 
 # --- gradients -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -56,6 +57,7 @@ class Entry:
         model_class = getattr(transformers, self.model)
         config = model_class.config_class(**merged(self.config, {} if dropout else self.no_dropout))
         torch.manual_seed(0)
+        np.random.seed(0)  # SpecAugment in PyTorch
         return model_class._from_config(config, attn_implementation=attention).train()
 
     def loss_of(self, output: Any) -> torch.Tensor:

@@ -62,7 +62,8 @@ def _zero_gradient() -> Sequence[Any]:
 def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """The whole set to export with: ORTModule's own, less the ATen ones, with ours on top."""
     chosen = {k: fn for k, fn in upstream.items() if k.split("::")[-1] not in ATEN_SYMBOLICS}
-    upstream_convolution = chosen.pop("::_convolution")
+    by_number = chosen.pop("::_convolution")
+    by_mode = chosen.pop("::_convolution_mode")
     return {
         **chosen,
         "aten::scaled_dot_product_attention": attention.scaled_dot_product_attention,
@@ -80,7 +81,8 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "aten::index_put": selection.index_put,
         **{f"aten::{name}": getattr(randomness, name) for name in RANDOM_SYMBOLICS},
         **{f"aten::{name}": randomness.refused(name) for name in REFUSED_RANDOM},
-        "aten::_convolution": convolution.grouped_convolution(upstream_convolution),
+        "aten::_convolution": convolution.grouped_convolution(by_number),
+        "aten::_convolution_mode": convolution.grouped_convolution_mode(by_mode),
     }
 
 
