@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,43 @@ def is_exact_or_refuses_custom_functions() -> None:
             raise
 
 
+def runs_the_model_once() -> None:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    runs = []
+
+    def counted(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        runs.append(not isinstance(x, FakeTensor))
+        return x @ w
+
+    same_as_pytorch(counted, (3, 4), numbers(2, 3))
+    # Once to trace it, and once by the reference.
+    assert sum(runs) == 2, f"the model was run {sum(runs) - 1} times with data"
+
+
+def takes_an_export_from_the_cache() -> None:
+    from acpt_trainer.ort.cache import ExportCache
+    from acpt_trainer.ort.forward import attach
+
+    with tempfile.TemporaryDirectory() as folder:
+        for expected in ("miss", "hit"):
+            model = Frozen()
+            forward = attach(model, cache=ExportCache(folder))
+            model(numbers(2, 3)).backward()
+            (graph,) = forward.graphs.values()
+            assert graph.cache_use == expected, f"not a {expected}"
+
+
+def builds_one_session() -> None:
+    patches.start()
+    from onnxruntime.training.ortmodule import _training_manager
+
+    agent, built = _training_manager.TrainingAgent, []
+    _training_manager.TrainingAgent = lambda *a, **k: built.append(1) or agent(*a, **k)
+    trains()
+    assert len(built) == 1, f"{len(built)} sessions were built"
+
+
 @dataclass(frozen=True)
 class Need:
     """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
@@ -173,6 +211,9 @@ PATCHES_NEEDED: dict[str, Need] = {
     # The step was run in PyTorch: there is no graph to look at.
     "no-fallback": Need(stops_where_the_export_fails, "'NoneType' object has no attribute"),
     "symbolics": Need(trains_an_embedding, "GraphBuildError"),
+    "told-outputs": Need(runs_the_model_once, "the model was run 2 times with data"),
+    "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
+    "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
     **{name: Need(*need) for name, need in MODELS_NEEDED.items()},
 }

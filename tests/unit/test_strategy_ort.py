@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -162,8 +163,30 @@ def test_ort_refuses_an_unusable_number_of_graphs(max_graphs: Any) -> None:
 
 def test_ort_takes_the_number_of_graphs() -> None:
     assert problems(max_graphs=1) == []
-    assert OrtStrategy(max_graphs=3).options() == {"max_graphs": 3}
-    assert OrtStrategy().options() == {"max_graphs": 8}
+    assert OrtStrategy(max_graphs=3).options() == {"max_graphs": 3, "cache": True}
+    assert OrtStrategy(cache=Path("here")).options() == {"max_graphs": 8, "cache": "here"}
+
+
+@pytest.mark.parametrize("cache", [None, 1, "", [True]], ids=repr)
+def test_ort_refuses_an_unusable_cache(cache: Any) -> None:
+    (problem,) = problems(cache=cache)
+    assert problem.what == f"cache is {cache!r}"
+
+
+@pytest.mark.parametrize(
+    ("option", "root"), [(True, None), ("here", "here"), (Path("here"), Path("here"))]
+)
+def test_ort_keeps_exports_where_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, option: Any, root: Any
+) -> None:
+    from acpt_trainer.ort import patches
+
+    monkeypatch.setattr(patches, "start", lambda: ())
+    monkeypatch.setattr(patches, "stop", lambda: None)
+    model = OrtStrategy(cache=option).wrap_model(nn.Linear(2, 2))
+    assert model.__dict__["forward"].cache.root == root
+    model = OrtStrategy(cache=False).wrap_model(nn.Linear(2, 2))
+    assert model.__dict__["forward"].cache is None
 
 
 @pytest.mark.parametrize(
@@ -226,6 +249,7 @@ class Forward:
             i: SimpleNamespace(
                 summary=GraphSummary(10 + i, {"Gelu": 1}, export_seconds=2.0, build_seconds=1.0),
                 tracer_warnings=("model.py:3",),
+                cache_use="miss" if i else "hit",
             )
             for i in range(graphs)
         }
@@ -275,6 +299,7 @@ def test_status_is_engaged_with_evidence_of_the_graph() -> None:
         "after_graph": [],
         "export_seconds": 4.0,  # of all graphs
         "build_seconds": 2.0,
+        "cache": "hit, miss",
         "tracer_warnings": 2,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import torch
 
 from acpt_trainer.ort import patches
+from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call, after_graph
 from acpt_trainer.ort.explain import explained
+from acpt_trainer.ort.export import Export
 from acpt_trainer.ort.graph import GraphSummary, summarize
 from acpt_trainer.ort.schema import Schema, Tensors
 
@@ -24,6 +25,7 @@ class TrainingGraph:
     call: Call
     schema: Schema
     summary: GraphSummary | None = None
+    cache_use: str = "off"
     tracer_warnings: tuple[str, ...] = ()
 
     def run(self, tensors: Tensors) -> Any:
@@ -35,13 +37,16 @@ class TrainingGraph:
         return self.module(*tensors.values())
 
 
-def build(call: Call, schema: Schema, tensors: Tensors) -> tuple[TrainingGraph, Any]:
+def build(
+    call: Call, schema: Schema, tensors: Tensors, cache: ExportCache | None = None
+) -> tuple[TrainingGraph, Any]:
     """Exports a graph and runs it for the first time, which is when ORTModule builds it.
 
     Args:
         call: The model's call to export.
         schema: What the graph is for.
         tensors: The first inputs.
+        cache: Where exports are kept between runs, or None to keep none.
 
     Returns:
         The graph and the outputs of its first run.
@@ -52,22 +57,19 @@ def build(call: Call, schema: Schema, tensors: Tensors) -> tuple[TrainingGraph, 
     from accelerate.utils.memory import should_reduce_batch_size
     from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
 
-    started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught, patches.building():
         warnings.simplefilter("always")
         try:
-            graph = TrainingGraph(
-                ORTModule(call, DebugOptions(log_level=LogLevel.ERROR)), call, schema
-            )
+            export = Export(call, tensors, cache)
+            module = ORTModule(call, DebugOptions(log_level=LogLevel.ERROR))
+            graph = TrainingGraph(module, call, schema)
             outputs = graph.run(tensors)
         except Exception as error:
             if should_reduce_batch_size(error):
                 raise  # out of memory: `auto_find_batch_size` handles it
             raise explained(error, type(call.model).__name__) from error
-    seconds = time.perf_counter() - started
-    manager = graph.module._torch_module._execution_manager(True)
-    export = _export_seconds(manager)
-    graph.summary = summarize(manager._onnx_models.optimized_model, export, seconds - export)
+    graph.cache_use = export.cache_use
+    graph.summary = _summary(module, export)
     graph.summary = replace(graph.summary, after_graph=list(after_graph(call.structure[0])))
     graph.tracer_warnings = tuple(
         sorted({f"{w.filename}:{w.lineno}" for w in caught if "Tracer" in w.category.__name__})
@@ -75,12 +77,19 @@ def build(call: Call, schema: Schema, tensors: Tensors) -> tuple[TrainingGraph, 
     return graph, outputs
 
 
-def _export_seconds(manager: Any) -> float:
+def _summary(module: Any, export: Export) -> GraphSummary:
+    """What was built, and the seconds until it could run."""
     from onnxruntime.training.ortmodule._logger import ORTModuleInitPhase
 
-    tracker = manager.time_tracker
-    phase = ORTModuleInitPhase.EXPORT
-    try:
-        return float(tracker.ends_[phase] - tracker.starts_[phase])
-    except (AttributeError, KeyError, IndexError, TypeError):
-        return 0.0
+    manager = module._torch_module._execution_manager(True)
+
+    def seconds(phase: ORTModuleInitPhase) -> float:
+        tracker = manager.time_tracker
+        try:
+            return float(tracker.ends_[phase] - tracker.starts_[phase])
+        except TypeError:  # a phase that was not gone through
+            return 0.0
+
+    exported = seconds(ORTModuleInitPhase.EXPORT)
+    rest = seconds(ORTModuleInitPhase.EndToEnd) - exported
+    return summarize(manager._onnx_models.optimized_model, export.seconds + exported, rest)

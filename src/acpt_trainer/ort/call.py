@@ -29,6 +29,8 @@ class Call(nn.Module):  # type: ignore[misc]
         self.names = tuple(names)
         self.fixed = dict(fixed)
         self.structure: list[Any] = [None]
+        self.outputs: tuple[tuple[int, torch.dtype], ...] = ()  # rank and type of each
+        self.export: Any = None  # how its export is come by; see `export`
         # Not a submodule and not a parameter: kept out of nn.Module's registries.
         object.__setattr__(self, "original", original)
         self.training = model.training
@@ -45,6 +47,7 @@ class Call(nn.Module):  # type: ignore[misc]
         output = self.original(**dict(zip(self.names, tensors, strict=True)), **self.fixed)
         flat: list[torch.Tensor] = []
         self.structure[0] = flatten(output, flat)
+        self.outputs = tuple((tensor.dim(), tensor.dtype) for tensor in flat)
         return tuple(flat)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import patches
 from acpt_trainer.ort.build import TrainingGraph, build
+from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call, rebuild
 from acpt_trainer.ort.schema import Schema, Tensors, schema_of, split_arguments
 
@@ -39,6 +40,7 @@ class OrtForward:
         model: The model; its `forward` is replaced by `attach`.
         max_graphs: How many graphs may be exported before training stops, since each takes the
             time of several steps.
+        cache: Where exported graphs are kept between runs, or None to keep none.
 
     Attributes:
         calls: Forward passes that ONNX Runtime ran.
@@ -46,11 +48,14 @@ class OrtForward:
         graphs: The graphs by schema, oldest first.
     """
 
-    def __init__(self, model: nn.Module, max_graphs: int = 8) -> None:
+    def __init__(
+        self, model: nn.Module, max_graphs: int = 8, cache: ExportCache | None = None
+    ) -> None:
         self.model = model
         self.original = model.forward
         self.previous = model.__dict__.get("forward")
         self.max_graphs = max_graphs
+        self.cache = cache
         self.calls = 0
         self.backward_calls = 0
         self.grad_fn: str | None = None
@@ -92,7 +97,7 @@ class OrtForward:
         """Builds and runs a further graph, and says what is to be known of it."""
         self._report_rebuild(schema)
         call = Call(self.model, self.original, tuple(tensors), fixed)
-        graph, outputs = build(call, schema, tensors)
+        graph, outputs = build(call, schema, tensors, self.cache)
         own = [line for line in graph.tracer_warnings if "site-packages" not in line]
         if own:
             logger.warning(
@@ -103,10 +108,11 @@ class OrtForward:
         summary = graph.summary
         if summary is not None:
             logger.info(
-                "ONNX Runtime training graph %d: %d nodes in %.1f s",
+                "ONNX Runtime training graph %d: %d nodes in %.1f s (cache: %s)",
                 len(self.graphs) + 1,
                 summary.nodes,
                 summary.export_seconds + summary.build_seconds,
+                graph.cache_use,
             )
         return graph, outputs
 
@@ -167,12 +173,13 @@ def _tensors(outputs: Any) -> Sequence[torch.Tensor]:
     return [outputs] if torch.is_tensor(outputs) else list(outputs)
 
 
-def attach(model: nn.Module, max_graphs: int = 8) -> OrtForward:
+def attach(model: nn.Module, max_graphs: int = 8, cache: ExportCache | None = None) -> OrtForward:
     """Puts ONNX Runtime behind `model.forward`.
 
     Args:
         model: Any `nn.Module` whose forward takes named arguments.
         max_graphs: See `OrtForward`.
+        cache: See `OrtForward`.
 
     Returns:
         The forward in place; its `release` undoes this.
@@ -181,7 +188,7 @@ def attach(model: nn.Module, max_graphs: int = 8) -> OrtForward:
         ImportError: If onnxruntime-training is not installed.
     """
     patches.start()
-    forward = OrtForward(model, max_graphs)
+    forward = OrtForward(model, max_graphs, cache)
     model.forward = forward  # type: ignore[method-assign]
     return forward
 

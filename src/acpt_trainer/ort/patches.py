@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from acpt_trainer.ort import deferred, foreign_draws, mends, rewrites
+from acpt_trainer.ort import deferred, export, foreign_draws, mends, rewrites
 from acpt_trainer.ort.patch import Patch, Scope
 
 _UNMAINTAINED = "none open: ONNX Runtime training is no longer maintained (onnxruntime#24905)"
@@ -196,6 +196,41 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=foreign_draws.refuse_foreign_draws,
+    ),
+    Patch(
+        name="told-outputs",
+        target="onnxruntime.training.ortmodule._io.parse_outputs_for_onnx_export_and_extract_schema",
+        versions="onnxruntime-training 1.19.2",
+        why="the model is copied and run once more only to count its outputs, which takes as long "
+        "as a forward pass and the memory of a second model; see `preview`",
+        upstream=_UNMAINTAINED,
+        until="ORTModule learns the outputs from the trace",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=export.tell_outputs,
+    ),
+    Patch(
+        name="export-cache",
+        target="GraphTransitionManager.{get_post_processed_model,_get_exported_model}",
+        versions="onnxruntime-training 1.19.2",
+        why="ORTMODULE_CACHE_DIR finds exports by the names of the model's classes: another "
+        "config, length of a loop or dropout gets the graph of the first one",
+        upstream=_UNMAINTAINED,
+        until="ORTModule's cache has a key that tells models apart",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=export.use_cache,
+    ),
+    Patch(
+        name="no-memory-probe",
+        target="TrainingManager._create_execution_agent",
+        versions="onnxruntime-training 1.19.2",
+        why="a second session is built, and thrown away, for memory statistics nobody asked for",
+        upstream=_UNMAINTAINED,
+        until="the statistics are made on demand",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=export.probe_memory_on_demand,
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from acpt_trainer.errors import Problem
@@ -32,6 +33,8 @@ class OrtStrategy(AcceleratorStrategy):
     Args:
         max_graphs: How many training graphs may be exported before training stops. A graph is
             exported for each set of argument names, types and ranks; shapes are dynamic.
+        cache: Whether exported graphs are kept between runs, or the folder to keep them in
+            instead of the user's.
     """
 
     name: ClassVar[str] = "ort"
@@ -49,14 +52,16 @@ class OrtStrategy(AcceleratorStrategy):
         "fsdp": "ORTModule needs whole parameters, and FSDP shards them",
     }
 
-    def __init__(self, max_graphs: int = 8) -> None:
+    def __init__(self, max_graphs: int = 8, cache: bool | str | os.PathLike[str] = True) -> None:
         self.max_graphs = max_graphs
+        self.cache = cache
         self._forward: OrtForward | None = None
         self._last: StrategyStatus | None = None
 
     def options(self) -> dict[str, Any]:
         """The options that it was built with."""
-        return {"max_graphs": self.max_graphs}
+        cache = self.cache if isinstance(self.cache, bool) else str(self.cache)
+        return {"max_graphs": self.max_graphs, "cache": cache}
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """Half precision on CUDA only: ONNX Runtime's CPU kernels have no bfloat16."""
@@ -75,6 +80,12 @@ class OrtStrategy(AcceleratorStrategy):
                     f"max_graphs is {self.max_graphs!r}", "options of 'ort'", "give an int >= 1"
                 )
             )
+        if not isinstance(self.cache, (bool, str, os.PathLike)) or self.cache == "":
+            found.append(
+                Problem(
+                    f"cache is {self.cache!r}", "options of 'ort'", "give True, False or a folder"
+                )
+            )
         found += fallback_problems() + runtime_problems()
         if context.args is not None:
             found += argument_problems(context.args)
@@ -84,12 +95,15 @@ class OrtStrategy(AcceleratorStrategy):
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
         """Replaces `model.forward`; the model object stays what it is."""
+        from acpt_trainer.ort.cache import ExportCache
         from acpt_trainer.ort.forward import OrtForward, attach
 
         if isinstance(model.__dict__.get("forward"), OrtForward):
             self._forward = model.__dict__["forward"]
         else:
-            self._forward = attach(model, max_graphs=self.max_graphs)
+            folder = None if self.cache is True else self.cache
+            cache = ExportCache(folder) if folder is not False else None
+            self._forward = attach(model, max_graphs=self.max_graphs, cache=cache)
         self._last = None
         return model
 
@@ -131,6 +145,7 @@ class OrtStrategy(AcceleratorStrategy):
             evidence |= graphs[-1].summary.to_dict()
             evidence["export_seconds"] = sum(g.summary.export_seconds for g in graphs if g.summary)
             evidence["build_seconds"] = sum(g.summary.build_seconds for g in graphs if g.summary)
+            evidence["cache"] = ", ".join(g.cache_use for g in graphs)
             evidence["tracer_warnings"] = sum(len(g.tracer_warnings) for g in graphs)
         return evidence
 
