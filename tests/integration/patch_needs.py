@@ -190,6 +190,17 @@ def builds_one_session() -> None:
     assert len(built) == 1, f"{len(built)} sessions were built"
 
 
+def follows_autograd() -> None:
+    computes_no_gradient_of_frozen_parameters()
+
+    def product(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            weights = x @ w
+        return weights * (x @ w)
+
+    same_as_pytorch(product, (3, 4), numbers(2, 3))
+
+
 @dataclass(frozen=True)
 class Need:
     """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
@@ -203,9 +214,6 @@ PATCHES_NEEDED: dict[str, Need] = {
     "no-extensions": Need(trains, "extensions were not detected"),
     "contained-import": Need(leaves_torch_alone, "torch.manual_seed is another"),
     "no-nvtx": Need(trains, "NVTX functions not installed"),
-    "frozen-parameters": Need(
-        computes_no_gradient_of_frozen_parameters, "gradients of frozen parameters are computed"
-    ),
     "shared-threads": Need(shares_threads, "the session has 0 threads"),
     "torchscript-exporter": Need(trains, "GraphBuildError"),
     # The step was run in PyTorch: there is no graph to look at.
@@ -214,6 +222,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "told-outputs": Need(runs_the_model_once, "the model was run 2 times with data"),
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
+    "gradient-flow": Need(follows_autograd, "gradients of frozen parameters are computed"),
     "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
     **{name: Need(*need) for name, need in MODELS_NEEDED.items()},
 }
@@ -272,6 +281,11 @@ def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     content = query @ w[: 2 * length, :4].transpose(0, 1)
     relative = torch.gather(content, -1, distance.expand(scores.size(0), 2, length, length))
     return torch.softmax(scores + relative, -1) @ value
+
+
+@needs("detach")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x @ w).detach() * (x @ w)
 
 
 @needs("diff")

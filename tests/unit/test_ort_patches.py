@@ -53,7 +53,7 @@ def no_process_patches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def without_symbolics(monkeypatch: pytest.MonkeyPatch) -> None:
     """All patches but those that need ORTModule to be imported."""
-    needing = {"symbolics", "told-outputs", "export-cache", "no-memory-probe"}
+    needing = {"symbolics", "gradient-flow", "told-outputs", "export-cache", "no-memory-probe"}
     rest = tuple(p for p in PATCHES if p.name not in needing)
     assert len(rest) == len(PATCHES) - len(needing)
     monkeypatch.setattr(patches, "PATCHES", rest)
@@ -315,4 +315,4 @@ def test_start_with_the_real_engine_leaves_the_process_as_it_was(
     assert done.returncode == 0, done.stderr
     applied = done.stdout.splitlines()[-1].split()
     assert applied == [p.name for p in PATCHES if p.name in applied]  # in their order
-    assert {"contained-import", "frozen-parameters", "shared-threads"} <= set(applied)
+    assert {"contained-import", "shared-threads"} <= set(applied)

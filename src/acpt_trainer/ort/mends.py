@@ -153,26 +153,6 @@ def silence_nvtx(stack: ExitStack) -> None:
     set_attribute(stack, profile, "torch_nvtx_range_pop", lambda: None)
 
 
-def filter_frozen_parameters(stack: ExitStack) -> None:
-    """Leaves frozen parameters out of what the gradient graph computes."""
-    manager = importlib.import_module(
-        "onnxruntime.training.ortmodule._graph_transition_manager"
-    ).GraphTransitionManager
-    export = manager._export_model
-
-    @functools.wraps(export)
-    def export_model(**kwargs: Any) -> Any:
-        model, schema, names, require_grad = export(**kwargs)
-        frozen = {
-            name
-            for name, parameter in kwargs["flattened_module"].named_parameters()
-            if not parameter.requires_grad
-        }
-        return model, schema, names, [name for name in require_grad if name not in frozen]
-
-    set_attribute(stack, manager, "_export_model", staticmethod(export_model))
-
-
 def share_threads(stack: ExitStack) -> None:
     """Gives each session torch's number of threads."""
     import torch

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from acpt_trainer.ort import deferred, export, foreign_draws, mends, rewrites
+from acpt_trainer.ort import deferred, export, foreign_draws, gradient_flow, mends, rewrites
 from acpt_trainer.ort.patch import Patch, Scope
 
 _UNMAINTAINED = "none open: ONNX Runtime training is no longer maintained (onnxruntime#24905)"
@@ -61,17 +61,6 @@ PATCHES: tuple[Patch, ...] = (
         apply=mends.silence_nvtx,
     ),
     Patch(
-        name="frozen-parameters",
-        target="GraphTransitionManager._export_model",
-        versions="onnxruntime-training 1.19.2",
-        why="gradients are computed and returned for parameters with requires_grad=False",
-        upstream=_UNMAINTAINED,
-        until="ORTModule leaves frozen parameters out of the gradient graph",
-        scope=Scope.PROCESS,
-        needed=mends.always,
-        apply=mends.filter_frozen_parameters,
-    ),
-    Patch(
         name="shared-threads",
         target="GraphExecutionManager._get_session_config",
         versions="onnxruntime-training 1.19.2",
@@ -116,6 +105,18 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=mends.register_symbolics,
+    ),
+    Patch(
+        name="gradient-flow",
+        target="Call.forward while it is traced, GraphTransitionManager._export_model",
+        versions="all",
+        why="`detach` and `no_grad` are not in an exported graph: gradients flow through both; "
+        "frozen parameters and others that no gradient reaches get one",
+        upstream=_UNMAINTAINED,
+        until="the exporter keeps what autograd knows",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=gradient_flow.follow_autograd,
     ),
     Patch(
         name="no-inlined-functions",

@@ -1,4 +1,4 @@
-"""Choosing among values: embedding, where, and assignment through a mask."""
+"""Choosing among values: embedding, where, assignment through a mask; detach, which stops there."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def embedding(
 ) -> Any:
     """Embedding as `Gather`, whose gradient ONNX Runtime has, instead of an ATen node.
 
-    PyTorch gives the padding row no gradient: where the index is the padding index, the value goes
-    through `Shrink` (the identity for bias 0 and threshold 0) whose gradient is registered as zero.
+    PyTorch gives the padding row no gradient: where the index is the padding index, the value is
+    detached.
     """
     import torch
 
@@ -95,7 +95,20 @@ def embedding(
         g.op("Equal", indices, values.constant(g, padding, torch.int64)),
         values.constant(g, [-1], torch.int64),
     )
-    stopped = g.op("Shrink", rows, lambd_f=0.0, bias_f=0.0)
-    out = g.op("Where", is_padding, stopped, rows)
+    out = g.op("Where", is_padding, detach(g, rows), rows)
     out.setType(rows.type())
     return out
+
+
+def detach(g: Any, self: Any) -> Any:
+    """`detach` as `Shrink`, the identity for bias 0 and threshold 0, registered without a gradient.
+
+    The exporter erases it, and the gradient then flows; also through integers, if numbers were
+    cast to them.
+    """
+    cast = self.node().kind() == "onnx::Cast" and values.is_floating(self.node().input())
+    if not values.is_floating(self) and not cast:
+        return self
+    stopped = g.op("Shrink", self, lambd_f=0.0, bias_f=0.0)
+    stopped.setType(self.type())
+    return stopped

@@ -26,6 +26,11 @@ def is_bool(value: Any) -> bool:
     return bool(scalar_type(value).name == "BOOL")
 
 
+def is_floating(value: Any) -> bool:
+    """Whether a value may hold floating-point numbers: it is not known to hold others."""
+    return bool(scalar_type(value).name in ("FLOAT", "DOUBLE", "HALF", "BFLOAT16", "UNDEFINED"))
+
+
 def constant(g: Any, value: Any, dtype: Any) -> Any:
     """A constant of the graph."""
     import torch

@@ -1,0 +1,113 @@
+"""What PyTorch does not differentiate is not differentiated by ONNX Runtime either.
+
+The exporter erases `detach`, and `torch.no_grad` leaves no trace at all in a graph, so that ONNX
+Runtime would send gradients through both in silence. Autograd knows better: while the model is
+traced it is on, and a result that it does not differentiate is traced with a `detach` behind it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from acpt_trainer.ort.mends import set_attribute
+
+_PREFIX = "_original_module."
+"""What ORTModule puts before the names of a call's parameters."""
+
+
+def follow_autograd(stack: ExitStack) -> None:
+    """Traces with autograd on, and lets gradients end where PyTorch's do."""
+    from acpt_trainer.ort.call import Call
+
+    manager = importlib.import_module(
+        "onnxruntime.training.ortmodule._graph_transition_manager"
+    ).GraphTransitionManager
+    forward, export = Call.forward, manager._export_model
+    reached: set[str] = set()
+
+    @functools.wraps(forward)
+    def traced_forward(self: Any, *tensors: Any) -> Any:
+        if not torch.jit.is_tracing():
+            return forward(self, *tensors)
+        with torch.enable_grad(), Autograd():  # ORTModule exports under no_grad
+            outputs = forward(self, *tensors)
+        found = set(map(id, leaves(outputs)))
+        reached.clear()  # by name, since it may be a copy that is traced
+        reached.update(name for name, p in self.named_parameters() if id(p) in found)
+        return outputs
+
+    @functools.wraps(export)
+    def export_model(**kwargs: Any) -> Any:
+        model, schema, names, require_grad = export(**kwargs)
+        # A parameter that no gradient reaches, frozen or not, has none in PyTorch: not even a
+        # zero, which an optimizer with weight decay would act on.
+        names_there = (name for name, _ in kwargs["flattened_module"].named_parameters())
+        unreached = {n for n in names_there if n.removeprefix(_PREFIX) not in reached}
+        return model, schema, names, [name for name in require_grad if name not in unreached]
+
+    set_attribute(stack, Call, "forward", traced_forward)
+    set_attribute(stack, manager, "_export_model", staticmethod(export_model))
+
+
+class Autograd(TorchFunctionMode):  # type: ignore[misc]
+    """Puts a `detach` behind each operator that autograd did not record."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func == torch.Tensor.data.__get__:  # read while tracing it would be a constant
+            return args[0].detach()
+        result = func(*args, **kwargs)
+        inputs = [t for t in _tensors([*args, *kwargs.values()]) if t.requires_grad]
+        if not inputs or isinstance(result, torch.Size) or func == torch.Tensor.detach:
+            return result
+        if isinstance(result, torch.Tensor):
+            return _cut(result, inputs)
+        if type(result) in (tuple, list):
+            return type(result)(
+                _cut(t, inputs) if isinstance(t, torch.Tensor) else t for t in result
+            )
+        return result
+
+
+def leaves(outputs: Sequence[Any]) -> list[Any]:
+    """The tensors that a backward pass from the outputs gives gradients to."""
+    found = [output for output in outputs if output.is_leaf and output.requires_grad]
+    todo = [output.grad_fn for output in outputs]
+    seen: set[Any] = {None}
+    while todo:
+        function = todo.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        todo += [following for following, _ in function.next_functions]
+        if hasattr(function, "variable"):
+            found.append(function.variable)
+    return found
+
+
+def _tensors(value: Any) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _cut(result: Any, inputs: Sequence[Any]) -> Any:
+    """A result behind a `detach`, if it has numbers and no gradient, and is not an input itself."""
+    if result.requires_grad or result.dtype is torch.bool or any(result is t for t in inputs):
+        return result
+    return result.detach()
