@@ -201,6 +201,47 @@ def follows_autograd() -> None:
     same_as_pytorch(product, (3, 4), numbers(2, 3))
 
 
+def recomputes_with_the_masks_of_the_forward() -> None:
+    """After a forward without its backward, recompute must still know the forward's masks."""
+    from acpt_trainer.ort.forward import attach
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.layer = nn.LayerNorm(16), nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(2):
+                x = x + functional.dropout(functional.gelu(self.layer(self.norm(x))), 0.5)
+            return self.norm(x).pow(3).sum()
+
+    gradients = []
+    for level in (0, 1):
+        model = Block()
+        forward = attach(model, recompute=level)
+        model(numbers(4, 16))
+        torch.manual_seed(7)
+        model(numbers(4, 16)).backward()
+        assert all((g.recompute is not None) == bool(level) for g in forward.graphs.values())
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def refuses_checkpoints_that_would_be_lost() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    try:
+        same_as_pytorch(
+            lambda w, x: checkpoint(torch.tanh, x @ w, use_reentrant=False), (3, 4), numbers(2, 3)
+        )
+    except GraphBuildError as error:
+        if "torch.utils.checkpoint" not in str(error):
+            raise
+    else:
+        raise AssertionError("the checkpoint was lost without a word")
+
+
 @dataclass(frozen=True)
 class Need:
     """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
@@ -223,6 +264,8 @@ PATCHES_NEEDED: dict[str, Need] = {
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "gradient-flow": Need(follows_autograd, "gradients of frozen parameters are computed"),
+    "no-repeated-dropout": Need(recomputes_with_the_masks_of_the_forward, "are not close"),
+    "no-lost-checkpoints": Need(refuses_checkpoints_that_would_be_lost, "was lost without a word"),
     "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
     **{name: Need(*need) for name, need in MODELS_NEEDED.items()},
 }

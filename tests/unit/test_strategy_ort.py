@@ -57,8 +57,6 @@ def test_ort_accepts_the_defaults_of_the_arguments(make_args: Args) -> None:
     [
         ({"torch_compile": True}, "torch.compile", "TrainingArguments(torch_compile=True)"),
         ({"fsdp": ["full_shard"]}, "FSDP", "TrainingArguments(fsdp=['full_shard'])"),
-        ({"gradient_checkpointing": True}, "checkpointing", "gradient_checkpointing=True"),
-        ({"activation_checkpointing": True}, "checkpointing", "TrainingArguments("),
         ({"neftune_noise_alpha": 5.0}, "NEFTune", "neftune_noise_alpha=5.0"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
@@ -74,11 +72,9 @@ def test_ort_refuses_all_arguments_together() -> None:
     args = SimpleNamespace(
         torch_compile=True,
         fsdp=["full_shard"],
-        gradient_checkpointing=True,
-        activation_checkpointing=True,
         neftune_noise_alpha=5.0,
     )
-    assert len(problems(args)) == 4  # checkpointing has two names and is one problem
+    assert len(problems(args)) == 3
 
 
 @pytest.fixture
@@ -98,25 +94,10 @@ def gpt2() -> Any:
     )
 
 
-def test_ort_refuses_a_model_with_gradient_checkpointing(gpt2: Any) -> None:
-    assert problems(model=gpt2) == []
-    gpt2.activation_checkpointing_enable()
-    (problem,) = problems(model=gpt2)
-    assert "gradient checkpointing" in problem.what
-    assert "GPT2LMHeadModel" in problem.where
-    gpt2.activation_checkpointing_disable()
-    assert problems(model=gpt2) == []
-
-
 def test_ort_looks_at_the_model_without_a_warning(gpt2: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert problems(model=gpt2) == []
-
-
-def test_ort_refuses_gradient_checkpointing_in_a_part_of_the_model(gpt2: Any) -> None:
-    gpt2.activation_checkpointing_enable()
-    assert problems(model=nn.ModuleDict({"head": nn.Linear(1, 1), "body": gpt2}))
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm])
@@ -163,8 +144,12 @@ def test_ort_refuses_an_unusable_number_of_graphs(max_graphs: Any) -> None:
 
 def test_ort_takes_the_number_of_graphs() -> None:
     assert problems(max_graphs=1) == []
-    assert OrtStrategy(max_graphs=3).options() == {"max_graphs": 3, "cache": True}
-    assert OrtStrategy(cache=Path("here")).options() == {"max_graphs": 8, "cache": "here"}
+    assert OrtStrategy(max_graphs=3).options()["max_graphs"] == 3
+    assert OrtStrategy(cache=Path("here")).options() == {
+        "max_graphs": 8,
+        "cache": "here",
+        "recompute": None,
+    }
 
 
 @pytest.mark.parametrize("cache", [None, 1, "", [True]], ids=repr)
@@ -250,6 +235,7 @@ class Forward:
                 summary=GraphSummary(10 + i, {"Gelu": 1}, export_seconds=2.0, build_seconds=1.0),
                 tracer_warnings=("model.py:3",),
                 cache_use="miss" if i else "hit",
+                recompute=None,
             )
             for i in range(graphs)
         }

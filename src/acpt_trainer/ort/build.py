@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from acpt_trainer.ort import patches
+from acpt_trainer.ort import patches, recompute
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call, after_graph
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.export import Export
 from acpt_trainer.ort.graph import GraphSummary, summarize
+from acpt_trainer.ort.recompute import Recompute
 from acpt_trainer.ort.schema import Schema, Tensors
 
 
@@ -27,6 +28,7 @@ class TrainingGraph:
     summary: GraphSummary | None = None
     cache_use: str = "off"
     tracer_warnings: tuple[str, ...] = ()
+    recompute: Recompute | None = None
 
     def run(self, tensors: Tensors) -> Any:
         """Runs the forward pass, with dropout seeded from torch's random state."""
@@ -57,17 +59,25 @@ def build(
     from accelerate.utils.memory import should_reduce_batch_size
     from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
 
-    with warnings.catch_warnings(record=True) as caught, patches.building():
+    name, level = type(call.model).__name__, schema["recompute"]
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        patches.building(),
+        recompute.planned(call.model, level) as folder,
+    ):
         warnings.simplefilter("always")
+        saved = {"save_onnx": True, "onnx_prefix": "graph", "save_path": folder} if folder else {}
         try:
             export = Export(call, tensors, cache)
-            module = ORTModule(call, DebugOptions(log_level=LogLevel.ERROR))
+            module = ORTModule(call, DebugOptions(log_level=LogLevel.ERROR, **saved))
             graph = TrainingGraph(module, call, schema)
             outputs = graph.run(tensors)
         except Exception as error:
             if should_reduce_batch_size(error):
                 raise  # out of memory: `auto_find_batch_size` handles it
-            raise explained(error, type(call.model).__name__) from error
+            raise explained(error, name) from error
+        if folder:
+            graph.recompute = recompute.evidence(module, level, folder, name)
     graph.cache_use = export.cache_use
     graph.summary = _summary(module, export)
     graph.summary = replace(graph.summary, after_graph=list(after_graph(call.structure[0])))

@@ -41,6 +41,8 @@ class OrtForward:
         max_graphs: How many graphs may be exported before training stops, since each takes the
             time of several steps.
         cache: Where exported graphs are kept between runs, or None to keep none.
+        recompute: Level of ONNX Runtime's recompute; None follows the model's own gradient
+            checkpointing. See `recompute`.
 
     Attributes:
         calls: Forward passes that ONNX Runtime ran.
@@ -49,13 +51,18 @@ class OrtForward:
     """
 
     def __init__(
-        self, model: nn.Module, max_graphs: int = 8, cache: ExportCache | None = None
+        self,
+        model: nn.Module,
+        max_graphs: int = 8,
+        cache: ExportCache | None = None,
+        recompute: int | None = None,
     ) -> None:
         self.model = model
         self.original = model.forward
         self.previous = model.__dict__.get("forward")
         self.max_graphs = max_graphs
         self.cache = cache
+        self.recompute = recompute
         self.calls = 0
         self.backward_calls = 0
         self.grad_fn: str | None = None
@@ -78,7 +85,7 @@ class OrtForward:
         tensors, fixed = split_arguments(
             type(self.model).__name__, self.__signature__, args, kwargs
         )
-        schema = schema_of(self.model, tensors, fixed)
+        schema = schema_of(self.model, tensors, fixed, self.recompute)
         key = tuple(schema.values())
         graph = self.graphs.get(key)
         if graph is None:
@@ -173,13 +180,19 @@ def _tensors(outputs: Any) -> Sequence[torch.Tensor]:
     return [outputs] if torch.is_tensor(outputs) else list(outputs)
 
 
-def attach(model: nn.Module, max_graphs: int = 8, cache: ExportCache | None = None) -> OrtForward:
+def attach(
+    model: nn.Module,
+    max_graphs: int = 8,
+    cache: ExportCache | None = None,
+    recompute: int | None = None,
+) -> OrtForward:
     """Puts ONNX Runtime behind `model.forward`.
 
     Args:
         model: Any `nn.Module` whose forward takes named arguments.
         max_graphs: See `OrtForward`.
         cache: See `OrtForward`.
+        recompute: See `OrtForward`.
 
     Returns:
         The forward in place; its `release` undoes this.
@@ -188,7 +201,7 @@ def attach(model: nn.Module, max_graphs: int = 8, cache: ExportCache | None = No
         ImportError: If onnxruntime-training is not installed.
     """
     patches.start()
-    forward = OrtForward(model, max_graphs, cache)
+    forward = OrtForward(model, max_graphs, cache, recompute)
     model.forward = forward  # type: ignore[method-assign]
     return forward
 

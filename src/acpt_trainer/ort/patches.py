@@ -6,7 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from acpt_trainer.ort import deferred, export, foreign_draws, gradient_flow, mends, rewrites
+from acpt_trainer.ort import (
+    deferred,
+    export,
+    foreign_draws,
+    gradient_flow,
+    mends,
+    recompute,
+    rewrites,
+)
 from acpt_trainer.ort.patch import Patch, Scope
 
 _UNMAINTAINED = "none open: ONNX Runtime training is no longer maintained (onnxruntime#24905)"
@@ -232,6 +240,31 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=export.probe_memory_on_demand,
+    ),
+    Patch(
+        name="no-repeated-dropout",
+        target="MemoryObserver.find_memory_optimization_opportunity",
+        versions="onnxruntime-training 1.19.2 with recompute",
+        why="a dropout that is computed again draws from a generator of its own: it leaves torch's "
+        "random state, and after a forward without its backward the masks of the two differ and "
+        "gradients are silently wrong",
+        upstream=_UNMAINTAINED,
+        until="the memory optimizer keeps the masks",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=recompute.keep_random_numbers,
+    ),
+    Patch(
+        name="no-lost-checkpoints",
+        target="torch.utils.checkpoint.{CheckpointFunction,_checkpoint_without_reentrant_generator}",
+        versions="torch 2.13",
+        why="a model's own call of torch.utils.checkpoint is traced through, and saves no memory "
+        "any more without a word",
+        upstream=_UNMAINTAINED,
+        until="never: recompute is ONNX Runtime's to plan",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=recompute.replace_checkpoint_calls,
     ),
 )
 

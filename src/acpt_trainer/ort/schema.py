@@ -10,6 +10,7 @@ from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort.explain import explained
+from acpt_trainer.ort.recompute import level_for
 
 # Numbers that differ per step: baked into a graph as constants they would be silently wrong.
 STEP_NUMBERS = ("num_items_in_batch",)
@@ -64,7 +65,9 @@ def split_arguments(
     return tensors, fixed
 
 
-def schema_of(model: nn.Module, tensors: Tensors, fixed: dict[str, Any]) -> Schema:
+def schema_of(
+    model: nn.Module, tensors: Tensors, fixed: dict[str, Any], recompute: int | None = None
+) -> Schema:
     """Everything that a graph depends on, by what to call it in a message."""
     device = next(model.parameters()).device
     autocast = torch.is_autocast_enabled(device.type)
@@ -76,6 +79,7 @@ def schema_of(model: nn.Module, tensors: Tensors, fixed: dict[str, Any]) -> Sche
         "parameters": tuple((p.requires_grad, p.dtype, p.shape) for p in model.parameters()),
         "autocast": torch.get_autocast_dtype(device.type) if autocast else None,
         "training mode of submodules": tuple(m.training for m in model.modules()),
+        "recompute": level_for(model, recompute),
     }
 
 

@@ -68,10 +68,6 @@ def argument_problems(args: Any) -> list[Problem]:
                 "use strategy='ds_ort', which shards the optimizer's state instead",
             )
         )
-    if getattr(args, "activation_checkpointing", False) or getattr(
-        args, "gradient_checkpointing", False
-    ):
-        found.append(_checkpointing_problem("TrainingArguments(gradient_checkpointing=True)"))
     if getattr(args, "neftune_noise_alpha", None):
         found.append(
             Problem(
@@ -83,23 +79,11 @@ def argument_problems(args: Any) -> list[Problem]:
     return found
 
 
-def _checkpointing_problem(where: str) -> Problem:
-    return Problem(
-        "gradient checkpointing is PyTorch's and would not reach ONNX Runtime's graph",
-        where,
-        "switch it off and lower the batch size, or use strategy='no_acc' or 'ds'",
-    )
-
-
 def model_problems(model: nn.Module) -> list[Problem]:
     """Parts of a model that ONNX Runtime cannot train as PyTorch does."""
     from torch.nn.modules.batchnorm import _NormBase
 
     found = []
-    if any(getattr(m, "gradient_checkpointing", False) for m in model.modules()):
-        found.append(
-            _checkpointing_problem(f"{type(model).__name__}.gradient_checkpointing_enable()")
-        )
     for config in {
         id(m.config): m.config for m in model.modules() if hasattr(m, "config")
     }.values():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from acpt_trainer.errors import Problem
 from acpt_trainer.requirements import Requirement
+from acpt_trainer.strategies import ort_recompute
 from acpt_trainer.strategies.base import (
     AcceleratorStrategy,
     Layer,
@@ -35,6 +36,9 @@ class OrtStrategy(AcceleratorStrategy):
             exported for each set of argument names, types and ranks; shapes are dynamic.
         cache: Whether exported graphs are kept between runs, or the folder to keep them in
             instead of the user's.
+        recompute: Whether activations are computed again instead of being kept: 0 for no, 1 for
+            what each layer can repeat whole, 2 for what it can repeat in part as well. None does
+            as the model's gradient checkpointing (or `ORTMODULE_MEMORY_OPT_LEVEL`) says.
     """
 
     name: ClassVar[str] = "ort"
@@ -52,16 +56,22 @@ class OrtStrategy(AcceleratorStrategy):
         "fsdp": "ORTModule needs whole parameters, and FSDP shards them",
     }
 
-    def __init__(self, max_graphs: int = 8, cache: bool | str | os.PathLike[str] = True) -> None:
+    def __init__(
+        self,
+        max_graphs: int = 8,
+        cache: bool | str | os.PathLike[str] = True,
+        recompute: int | None = None,
+    ) -> None:
         self.max_graphs = max_graphs
         self.cache = cache
+        self.recompute = recompute
         self._forward: OrtForward | None = None
         self._last: StrategyStatus | None = None
 
     def options(self) -> dict[str, Any]:
         """The options that it was built with."""
         cache = self.cache if isinstance(self.cache, bool) else str(self.cache)
-        return {"max_graphs": self.max_graphs, "cache": cache}
+        return {"max_graphs": self.max_graphs, "cache": cache, "recompute": self.recompute}
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """Half precision on CUDA only: ONNX Runtime's CPU kernels have no bfloat16."""
@@ -87,10 +97,13 @@ class OrtStrategy(AcceleratorStrategy):
                 )
             )
         found += fallback_problems() + runtime_problems()
+        found += ort_recompute.option_problems(self.recompute)
         if context.args is not None:
             found += argument_problems(context.args)
+            found += ort_recompute.argument_problems(context.args, self.recompute)
         if context.model is not None:
             found += model_problems(context.model)
+            found += ort_recompute.model_problems(context.model, self.recompute)
         return found
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
@@ -103,7 +116,7 @@ class OrtStrategy(AcceleratorStrategy):
         else:
             folder = None if self.cache is True else self.cache
             cache = ExportCache(folder) if folder is not False else None
-            self._forward = attach(model, max_graphs=self.max_graphs, cache=cache)
+            self._forward = attach(model, self.max_graphs, cache, self.recompute)
         self._last = None
         return model
 
@@ -147,6 +160,8 @@ class OrtStrategy(AcceleratorStrategy):
             evidence["build_seconds"] = sum(g.summary.build_seconds for g in graphs if g.summary)
             evidence["cache"] = ", ".join(g.cache_use for g in graphs)
             evidence["tracer_warnings"] = sum(len(g.tracer_warnings) for g in graphs)
+            if graphs[-1].recompute is not None:
+                evidence["recompute"] = graphs[-1].recompute.to_dict()
         return evidence
 
     def close(self) -> None:
