@@ -10,6 +10,8 @@
 * `forward`: the model's forward pass, run by ONNX Runtime while training, in place.
 * `schema`: what a call passes, and everything that its graph depends on.
 * `build`: a training graph exported, built and run once.
+* `precision`: which precisions it runs in, and what is said of the others.
+* `recompute`: gradient checkpointing in ONNX Runtime.
 * `graph`: evidence read from the training graph.
 * `explain`: what an export failure means, and the way out.
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import patches
+from acpt_trainer.ort import patches, precision
 from acpt_trainer.ort.build import TrainingGraph, build
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call, rebuild
@@ -102,6 +102,7 @@ class OrtForward:
         self, schema: Schema, tensors: Tensors, fixed: dict[str, Any]
     ) -> tuple[TrainingGraph, Any]:
         """Builds and runs a further graph, and says what is to be known of it."""
+        precision.refuse(self.model, schema["autocast"])
         self._report_rebuild(schema)
         call = Call(self.model, self.original, tuple(tensors), fixed)
         graph, outputs = build(call, schema, tensors, self.cache)

@@ -74,7 +74,11 @@ class OrtStrategy(AcceleratorStrategy):
         return {"max_graphs": self.max_graphs, "cache": cache, "recompute": self.recompute}
 
     def precisions(self, device: str) -> tuple[str, ...]:
-        """Half precision on CUDA only: ONNX Runtime's CPU kernels have no bfloat16."""
+        """Half precision on CUDA only: ONNX Runtime lacks the kernels for it on a CPU.
+
+        No operator has a bfloat16 kernel there, and some have no float16 one: under autocast in
+        float16 a Llama runs its forward and stops in its backward (`SplitTraining`).
+        """
         return ("fp16", "fp32") if device == "cuda" else ("fp32",)
 
     def problems(self, context: TrainingContext) -> list[Problem]:
@@ -102,7 +106,9 @@ class OrtStrategy(AcceleratorStrategy):
             found += argument_problems(context.args)
             found += ort_recompute.argument_problems(context.args, self.recompute)
         if context.model is not None:
-            found += model_problems(context.model)
+            from acpt_trainer.ort.precision import weight_problems
+
+            found += model_problems(context.model) + weight_problems(context.model)
             found += ort_recompute.model_problems(context.model, self.recompute)
         return found
 
