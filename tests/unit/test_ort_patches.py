@@ -53,7 +53,14 @@ def no_process_patches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def without_symbolics(monkeypatch: pytest.MonkeyPatch) -> None:
     """All patches but those that need ORTModule to be imported."""
-    needing = {"symbolics", "gradient-flow", "told-outputs", "export-cache", "no-memory-probe"}
+    needing = {
+        "symbolics",
+        "gradient-flow",
+        "told-outputs",
+        "export-cache",
+        "no-memory-probe",
+        "no-repeated-dropout",
+    }
     rest = tuple(p for p in PATCHES if p.name not in needing)
     assert len(rest) == len(PATCHES) - len(needing)
     monkeypatch.setattr(patches, "PATCHES", rest)
