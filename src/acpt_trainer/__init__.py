@@ -32,6 +32,7 @@ _PUBLIC = {
     "create_accelerator": "accelerator",
     "get_strategy": "registry",
     "last_checkpoint": "checkpoints",
+    "ort_fused_adam": "ort.fused_adam",
     "peak_memory_mb": "measure.memory",
     "raise_if_any": "errors",
     "register_strategy": "registry",

@@ -264,6 +264,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "gradient-flow": Need(follows_autograd, "gradients of frozen parameters are computed"),
+    "shared-stream": Need(trains, "not needed without a GPU"),
     "no-repeated-dropout": Need(recomputes_with_the_masks_of_the_forward, "are not close"),
     "no-lost-checkpoints": Need(refuses_checkpoints_that_would_be_lost, "was lost without a word"),
     "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),

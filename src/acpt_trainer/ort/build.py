@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from acpt_trainer.ort import patches, recompute
+from acpt_trainer.ort import cuda, patches, recompute
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call, after_graph
 from acpt_trainer.ort.explain import explained
@@ -76,6 +76,7 @@ def build(
             if should_reduce_batch_size(error):
                 raise  # out of memory: `auto_find_batch_size` handles it
             raise explained(error, name) from error
+        cuda.verify_provider(module)
         if folder:
             graph.recompute = recompute.evidence(module, level, folder, name)
     graph.cache_use = export.cache_use

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from acpt_trainer.ort import (
+    cuda,
     deferred,
     export,
     foreign_draws,
@@ -67,6 +68,19 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.PROCESS,
         needed=mends.no_cuda,
         apply=mends.silence_nvtx,
+    ),
+    Patch(
+        name="shared-stream",
+        target="GraphExecutionManager.{_get_session_config,"
+        "_get_torch_gpu_allocator_function_addresses}",
+        versions="onnxruntime-training 1.19.2 on a machine with CUDA",
+        why="ORTModule takes torch's allocator through a C++ extension, and only then torch's "
+        "stream: without it, graphs would run beside torch's kernels and not after them",
+        upstream=_UNMAINTAINED,
+        until="the extensions are shipped compiled",
+        scope=Scope.PROCESS,
+        needed=cuda.available,
+        apply=cuda.share_stream,
     ),
     Patch(
         name="shared-threads",

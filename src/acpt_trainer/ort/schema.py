@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort.cuda import stream_of
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.recompute import level_for
 
@@ -79,6 +80,7 @@ def schema_of(
         "parameters": tuple((p.requires_grad, p.dtype, p.shape) for p in model.parameters()),
         "autocast": torch.get_autocast_dtype(device.type) if autocast else None,
         "training mode of submodules": tuple(m.training for m in model.modules()),
+        "stream": stream_of(device),
         "recompute": level_for(model, recompute),
     }
 

@@ -101,6 +101,10 @@ class OrtStrategy(AcceleratorStrategy):
                 )
             )
         found += fallback_problems() + runtime_problems()
+        if context.device == "cuda":
+            from acpt_trainer.ort import cuda
+
+            found += cuda.problems()
         found += ort_recompute.option_problems(self.recompute)
         if context.args is not None:
             found += argument_problems(context.args)
