@@ -11,6 +11,7 @@
 * `schema`: what a call passes, and everything that its graph depends on.
 * `build`: a training graph exported, built and run once.
 * `precision`: which precisions it runs in, and what is said of the others.
+* `selfcheck`: a small step compared with PyTorch's, for versions never tested.
 * `cuda`: what a GPU needs, checked before it is used.
 * `recompute`: gradient checkpointing in ONNX Runtime.
 * `graph`: evidence read from the training graph.

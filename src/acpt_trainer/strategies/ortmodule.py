@@ -118,9 +118,11 @@ class OrtStrategy(AcceleratorStrategy):
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
         """Replaces `model.forward`; the model object stays what it is."""
+        from acpt_trainer.ort import selfcheck
         from acpt_trainer.ort.cache import ExportCache
         from acpt_trainer.ort.forward import OrtForward, attach
 
+        selfcheck.require()
         if isinstance(model.__dict__.get("forward"), OrtForward):
             self._forward = model.__dict__["forward"]
         else:
