@@ -352,15 +352,19 @@ def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return functional.group_norm(x, 2, w, w)
 
 
-# The exporter's own form of these has no gradient: they hold on what is not trained.
 @needs("max")
 def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return x.max(-1).values[:, None] * (x @ w)
+    y = x @ w
+    return y.max(-1).values[:, None] * y + y.max()
 
 
 @needs("min")
 def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return x.min(-1).values[:, None] * (x @ w)
+    y = x @ w
+    return y.min(-1).values[:, None] * y + y.min()
+
+
+# The exporter's own form of these has no gradient: they hold on what is not trained.
 
 
 @needs("upsample_nearest1d", (1,), [numbers(2, 4, 6)])
@@ -450,6 +454,35 @@ pools(
     with_indices(lambda x: functional.max_pool3d(x, 2, return_indices=True)),
     2, 4, 6, 6, 6,
 )  # fmt: skip
+
+# --- functions of elements, extremes, repetition, normalization ---
+
+
+def needs_each(**expressions: Callable[..., Any]) -> None:
+    """Enters expressions of a matrix product, by the symbolic that they need."""
+    for name, expression in expressions.items():
+        needs(name)(lambda w, x, f=expression: f(x @ w) + x @ w)
+
+
+needs_each(
+    pow=lambda y: 2.0**y,
+    softplus=lambda y: functional.softplus(y, beta=2.0),
+    hardsigmoid=functional.hardsigmoid,
+    hardswish=functional.hardswish,
+    expm1=torch.expm1,
+    amax=lambda y: y.amax(-1, keepdim=True),
+    amin=lambda y: y.amin((0, 1)),
+    layer_norm=lambda y: functional.layer_norm(y, (6,)),
+    rms_norm=lambda y: functional.rms_norm(y, (6,), torch.ones(6) * 2),
+)
+
+
+@needs("repeat_interleave", (4, 6), [numbers(2, 4), numbers(3, 5)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    # Rotary positions: the exporter's own holds where the axis is of a size that it can tell.
+    positions = torch.arange(x.shape[1])[None].expand(x.shape[0], -1)[:, None, :].float()
+    scales = w[None, :, :1].expand(x.shape[0], -1, 1)
+    return (scales @ positions).transpose(1, 2).repeat_interleave(2, dim=-1)
 
 
 def convolves_within_its_memory(padding: int | str) -> None:

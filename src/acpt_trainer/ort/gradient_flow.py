@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -69,7 +71,11 @@ class Autograd(TorchFunctionMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func == torch.Tensor.data.__get__:  # read while tracing it would be a constant
             return args[0].detach()
-        result = func(*args, **kwargs)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = func(*args, **kwargs)
+        for warning in caught:
+            _pass_on(warning)
         inputs = [t for t in _tensors([*args, *kwargs.values()]) if t.requires_grad]
         if not inputs or isinstance(result, torch.Size) or func == torch.Tensor.detach:
             return result
@@ -96,6 +102,17 @@ def leaves(outputs: Sequence[Any]) -> list[Any]:
         if hasattr(function, "variable"):
             found.append(function.variable)
     return found
+
+
+def _pass_on(warning: warnings.WarningMessage) -> None:
+    """Warns again, where the model called the operator and not where this module did."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back:
+        frame = frame.f_back
+    here = warning.filename == __file__
+    filename = frame.f_code.co_filename if here else warning.filename
+    line = frame.f_lineno if here else warning.lineno
+    warnings.warn_explicit(warning.message, warning.category, filename, line)
 
 
 def _tensors(value: Any) -> list[Any]:

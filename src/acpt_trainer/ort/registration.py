@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from acpt_trainer.ort.symbolics import (
+    activations,
     attention,
     convolution,
+    extremes,
     normalization,
     pooling,
     randomness,
@@ -38,6 +40,8 @@ ATEN_SYMBOLICS = (
     "multinomial",
     "max_pool2d",
 )
+
+ACTIVATION_SYMBOLICS = ("pow", "softplus", "hardsigmoid", "hardswish", "expm1")
 
 # Made of Dropout's coin flips; what else draws random numbers is refused.
 RANDOM_SYMBOLICS = (
@@ -77,6 +81,14 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         **{f"aten::max_pool{n}d": pooling.max_pool(n) for n in (1, 2, 3)},
         **{f"aten::max_pool{n}d_with_indices": pooling.max_pool(n, True) for n in (1, 2, 3)},
         **{f"aten::avg_pool{n}d": pooling.average_pool(n) for n in (1, 2, 3)},
+        **{f"aten::{name}": getattr(activations, name) for name in ACTIVATION_SYMBOLICS},
+        "aten::max": extremes.extreme("max"),
+        "aten::min": extremes.extreme("min"),
+        "aten::amax": extremes.along("ReduceMax"),
+        "aten::amin": extremes.along("ReduceMin"),
+        "aten::repeat_interleave": sequences.repeat_interleave,
+        "aten::layer_norm": normalization.layer_norm,
+        "aten::rms_norm": normalization.rms_norm,
         "aten::group_norm": normalization.group_norm,
         "aten::instance_norm": normalization.instance_norm,
         "aten::index_put": selection.index_put,

@@ -57,3 +57,51 @@ def instance_norm(
     if values.given(running_mean) or not helper._maybe_get_const(use_input_statistics, "i"):
         return helper._unimplemented("instance_norm", "running statistics")
     return _normalized(g, input, 0, weight, bias, epsilon)  # 0: as many groups as channels
+
+
+def layer_norm(
+    g: Any, input: Any, normalized_shape: Any, weight: Any, bias: Any, epsilon: Any, *flags: Any
+) -> Any:
+    """Layer normalization with ones for a missing weight and zeros for a missing bias.
+
+    ORTModule leaves them out; the gradient of what is not there is an invalid node or a crash.
+    """
+    import torch
+
+    helper = values.helper()
+    shape = helper._maybe_get_const(normalized_shape, "is")
+    dtype = values.scalar_type(input).dtype()
+    if not values.given(weight):
+        weight = g.op("Constant", value_t=torch.ones(shape, dtype=dtype))
+    if not values.given(bias):
+        bias = g.op("Constant", value_t=torch.zeros(shape, dtype=dtype))
+    out, _, _ = g.op(
+        "LayerNormalization",
+        input,
+        weight,
+        bias,
+        epsilon_f=helper._maybe_get_const(epsilon, "f"),
+        axis_i=-len(shape),
+        outputs=3,
+    )
+    out.setType(input.type())
+    return out
+
+
+def rms_norm(g: Any, input: Any, normalized_shape: Any, weight: Any, epsilon: Any) -> Any:
+    """`rms_norm`, which has no ONNX form before operator set 23."""
+    import torch
+
+    helper = values.helper()
+    axes = list(range(-len(helper._maybe_get_const(normalized_shape, "is")), 0))
+    dtype = values.scalar_type(input).dtype()
+    small = torch.finfo(dtype).eps
+    if values.given(epsilon):
+        small = helper._maybe_get_const(epsilon, "f")
+    mean = g.op("ReduceMean", g.op("Mul", input, input), axes_i=axes)
+    root = g.op("Sqrt", g.op("Add", mean, values.constant(g, small, dtype)))
+    out = g.op("Div", input, root)
+    if values.given(weight):
+        out = g.op("Mul", out, weight)
+    out.setType(input.type())
+    return out

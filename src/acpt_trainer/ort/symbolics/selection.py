@@ -8,7 +8,7 @@ from typing import Any
 from acpt_trainer.ort.symbolics import values
 
 
-def where(g: Any, condition: Any, self: Any = None, other: Any = None, outputs: Any = None) -> Any:
+def where(g: Any, condition: Any, self: Any = None, other: Any = None, _outputs: Any = None) -> Any:
     """`Where` with operands expanded to the result's shape.
 
     ONNX Runtime's `WhereGrad` does not sum the gradient over broadcast dimensions, so that a
@@ -19,7 +19,7 @@ def where(g: Any, condition: Any, self: Any = None, other: Any = None, outputs: 
         opset9 = importlib.import_module(
             "torch.onnx._internal.torchscript_exporter.symbolic_opset9"
         )
-        return opset9.where(g, condition, self, other, outputs)
+        return opset9.where(g, condition, self, other, _outputs)
     if not values.is_bool(condition):
         condition = g.op("Cast", condition, to_i=values.BOOL)
 

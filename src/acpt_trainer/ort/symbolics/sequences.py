@@ -86,3 +86,32 @@ def unfold(g: Any, self: Any, dimension: Any, size: Any, step: Any) -> Any:
     windows = g.op("Gather", self, g.op("Add", starts, within), axis_i=axis)
     order = [i for i in range(rank + 1) if i != axis + 1]
     return g.op("Transpose", windows, perm_i=[*order, axis + 1])
+
+
+def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: Any = None) -> Any:
+    """`repeat_interleave` by one number as an `Expand` of a new axis.
+
+    The exporter's own splits the axis into its elements, whose number must be known.
+    """
+    import torch
+
+    helper = values.helper()
+    count = helper._maybe_get_const(repeats, "i")
+    if not isinstance(count, int):
+        return helper._unimplemented("repeat_interleave", "a number of repeats for each element")
+    if not values.given(dim):
+        self = g.op("Reshape", self, values.constant(g, [-1], torch.int64))
+    rank = helper._get_tensor_rank(self) if values.given(dim) else 1
+    axis = helper._maybe_get_const(dim, "i") % rank if values.given(dim) else 0
+    wide = [1] * (rank + 1)
+    wide[axis + 1] = count
+    repeated = g.op(
+        "Expand",
+        helper._unsqueeze_helper(g, self, [axis + 1]),
+        values.constant(g, wide, torch.int64),
+    )
+    sizes = g.op("Shape", self)
+    before = helper._slice_helper(g, sizes, axes=[0], starts=[0], ends=[axis])
+    after = helper._slice_helper(g, sizes, axes=[0], starts=[axis + 1], ends=[2**31])
+    merged = g.op("Concat", before, values.constant(g, [-1], torch.int64), after, axis_i=0)
+    return g.op("Reshape", repeated, merged)
