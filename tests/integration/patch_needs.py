@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from model_needs import DRAWS_NEEDED, MODELS_NEEDED
+from reading_needs import READING_NEEDED
 from torch import nn
 from torch.nn import functional
 
@@ -268,7 +269,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "no-repeated-dropout": Need(recomputes_with_the_masks_of_the_forward, "are not close"),
     "no-lost-checkpoints": Need(refuses_checkpoints_that_would_be_lost, "was lost without a word"),
     "no-inlined-functions": Need(is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
-    **{name: Need(*need) for name, need in MODELS_NEEDED.items()},
+    **{name: Need(*need) for name, need in {**MODELS_NEEDED, **READING_NEEDED}.items()},
 }
 
 # --- symbolics -----------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def more(graph: Any) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "why"),
-    [(stranger, "it takes stranger"), (longer, "has the shape"), (more, "it has 3 outputs")],
+    [(stranger, "it takes stranger"), (longer, "has the shape"), (more, "it has 4 outputs")],
 )
 def test_an_entry_that_does_not_fit_is_made_anew(
     cache: ExportCache, caplog: pytest.LogCaptureFixture, spoil: Any, why: str

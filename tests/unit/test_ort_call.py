@@ -12,7 +12,8 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort.call import Call, flatten, rebound, rebuild
+from acpt_trainer.ort.call import Call, rebound
+from acpt_trainer.ort.nested import flatten, rebuild
 
 Pair = namedtuple("Pair", "a b")
 ONE, TWO = torch.tensor([1.0]), torch.tensor([2.0, 3.0])
@@ -35,7 +36,7 @@ def test_call_takes_tensors_by_position_and_keeps_the_structure() -> None:
     flat = call(TWO)
     assert isinstance(flat, tuple)
     assert torch.equal(flat[0], model.body(TWO) * 3)
-    assert set(rebuild(call.structure[0], flat)) == {"y", "name"}
+    assert set(call.restored(flat, {})) == {"y", "name"}
     assert "original" not in dict(call.named_modules())
     with pytest.raises(ValueError, match="zip"):
         call(TWO, TWO)
@@ -56,7 +57,7 @@ def test_copy_of_a_call_runs_the_copied_model_and_shares_the_structure() -> None
         twin.model.body.bias.zero_()  # type: ignore[union-attr,operator]
     assert torch.equal(twin(TWO)[0], torch.zeros(2))
     assert not torch.equal(call(TWO)[0], torch.zeros(2))
-    assert twin.structure is call.structure
+    assert twin.record is call.record
     assert (twin.names, twin.fixed) == (call.names, call.fixed)
 
 

@@ -43,12 +43,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Graphs that run the model itself; gives the schema of each one built."""
     schemas: list[dict[str, Any]] = []
 
-    def build(self: OrtForward, schema: Any, tensors: Any, fixed: Any) -> Any:
-        self._report_rebuild(schema)
+    def build(
+        self: OrtForward, schema: Any, tensors: Any, fixed: Any, reasons: Any, seed: Any
+    ) -> Any:
+        self._report_rebuild(schema, reasons)
         schemas.append(schema)
         seen = Call(self.model, self.original, tuple(tensors), fixed)
         summary = SimpleNamespace(dropout_ops=0)
-        graph = TrainingGraph(seen, seen, schema, summary)  # type: ignore[arg-type]
+        graph = TrainingGraph(seen, seen, schema, (), summary)  # type: ignore[arg-type]
         return graph, seen(*tensors.values())
 
     monkeypatch.setattr(OrtForward, "_build", build)

@@ -45,7 +45,7 @@ def test_arguments_without_a_cache_switch_get_none() -> None:
     "value", [object(), [object()], {"a": {1, 2}}], ids=["plain", "list", "set"]
 )
 def test_arguments_that_no_graph_takes_are_refused_by_name(value: Any) -> None:
-    with pytest.raises(GraphBuildError, match="the argument 'extra' is a"):
+    with pytest.raises(GraphBuildError, match="the argument 'extra' holds a"):
         split(TWO, extra=value)
 
 

@@ -14,7 +14,9 @@ import pytest
 from torch import nn
 
 from acpt_trainer.errors import Problem
+from acpt_trainer.ort.call import Record
 from acpt_trainer.ort.graph import GraphSummary
+from acpt_trainer.ort.reads import Guard
 from acpt_trainer.strategies.base import Status, TrainingContext
 from acpt_trainer.strategies.ortmodule import OrtStrategy
 
@@ -233,12 +235,13 @@ class Forward:
         self.backward_calls = backward_calls
         self.grad_fn = "_ORTModuleFunctionBackward" if calls else None
         self.released = 0
+        self.re_exports = ["tensor arguments"] * (graphs - 1)
         self.graphs = {
             i: SimpleNamespace(
                 summary=GraphSummary(10 + i, {"Gelu": 1}, export_seconds=2.0, build_seconds=1.0),
-                tracer_warnings=("model.py:3",),
                 cache_use="miss" if i else "hit",
                 recompute=None,
+                call=SimpleNamespace(record=Record(guards=[Guard("len()", (2.0,))], checks=["a"])),
             )
             for i in range(graphs)
         }
@@ -279,6 +282,7 @@ def test_status_is_engaged_with_evidence_of_the_graph() -> None:
         "forward_calls": 2,
         "graphs": 2,
         "graphs_limit": 8,
+        "re_exports": ["tensor arguments"],
         "patches": [],
         "nodes": 11,  # of the newest graph
         "fused_ops": {"Gelu": 1},
@@ -289,7 +293,8 @@ def test_status_is_engaged_with_evidence_of_the_graph() -> None:
         "export_seconds": 4.0,  # of all graphs
         "build_seconds": 2.0,
         "cache": "hit, miss",
-        "tracer_warnings": 2,
+        "shape_guards": 2,
+        "checks_made_once": ["a"],
     }
 
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from acpt_trainer.ort import cuda, patches, recompute
 from acpt_trainer.ort.cache import ExportCache
-from acpt_trainer.ort.call import Call, after_graph
-from acpt_trainer.ort.explain import explained
+from acpt_trainer.ort.call import Call
+from acpt_trainer.ort.explain import explained, first_line
 from acpt_trainer.ort.export import Export
 from acpt_trainer.ort.graph import GraphSummary, summarize
+from acpt_trainer.ort.nested import after_graph
+from acpt_trainer.ort.reads import changed
 from acpt_trainer.ort.recompute import Recompute
 from acpt_trainer.ort.schema import Schema, Tensors
 
@@ -25,22 +28,63 @@ class TrainingGraph:
     module: Any
     call: Call
     schema: Schema
+    shapes: tuple[torch.Size, ...]
     summary: GraphSummary | None = None
     cache_use: str = "off"
-    tracer_warnings: tuple[str, ...] = ()
     recompute: Recompute | None = None
 
-    def run(self, tensors: Tensors) -> Any:
-        """Runs the forward pass, with dropout seeded from torch's random state."""
-        if self.summary is None or self.summary.dropout_ops:
+    def drops(self) -> bool:
+        """Whether it has dropout, or may have: what it consists of is known when it is built."""
+        return self.summary is None or bool(self.summary.dropout_ops)
+
+    def run(self, tensors: Tensors, seed: int | None = None) -> Any:
+        """Runs the forward pass.
+
+        Args:
+            tensors: The inputs.
+            seed: For dropout.
+        """
+        if seed is not None and self.drops():
             import onnxruntime
 
-            onnxruntime.set_seed(int(torch.randint(0, 2**31 - 1, ()).item()))
+            onnxruntime.set_seed(seed)
         return self.module(*tensors.values())
+
+    def tried(self, tensors: Tensors, seed: int | None) -> tuple[Any, list[str]]:
+        """Runs the forward pass and says whether the graph was the right one.
+
+        Returns:
+            The outputs, and what differs from what the graph was made for; they are of use only
+            where that is empty.
+        """
+        try:
+            outputs = self.run(tensors, seed)
+        except Exception as error:
+            if should_reduce_batch_size(error):
+                raise
+            if shapes_of(tensors) == self.shapes:
+                raise explained(error, self.call.model) from error
+            # A size was fixed in a way that only the operators notice, such as a chunk's.
+            return None, [f"the shapes of inputs, with which it fails: {first_line(error)}"]
+        return outputs, changed(self.call.record.guards, outputs[-1])
+
+
+def shapes_of(tensors: Tensors) -> tuple[torch.Size, ...]:
+    """The shapes of a call's tensors."""
+    return tuple(t.shape for t in tensors.values())
+
+
+def drawn_seed() -> int:
+    """A seed for ONNX Runtime's dropout, drawn from torch's random state."""
+    return int(torch.randint(0, 2**31 - 1, ()).item())
 
 
 def build(
-    call: Call, schema: Schema, tensors: Tensors, cache: ExportCache | None = None
+    call: Call,
+    schema: Schema,
+    tensors: Tensors,
+    cache: ExportCache | None = None,
+    seed: int | None = None,
 ) -> tuple[TrainingGraph, Any]:
     """Exports a graph and runs it for the first time, which is when ORTModule builds it.
 
@@ -49,6 +93,7 @@ def build(
         schema: What the graph is for.
         tensors: The first inputs.
         cache: Where exports are kept between runs, or None to keep none.
+        seed: For dropout in the first run.
 
     Returns:
         The graph and the outputs of its first run.
@@ -56,34 +101,32 @@ def build(
     Raises:
         GraphBuildError: If the model cannot be exported, with the operator and the line.
     """
-    from accelerate.utils.memory import should_reduce_batch_size
     from onnxruntime.training.ortmodule import DebugOptions, LogLevel, ORTModule
 
     name, level = type(call.model).__name__, schema["recompute"]
     with (
-        warnings.catch_warnings(record=True) as caught,
+        warnings.catch_warnings(),
         patches.building(),
         recompute.planned(call.model, level) as folder,
     ):
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")  # the tracer's own; see `reads`
         saved = {"save_onnx": True, "onnx_prefix": "graph", "save_path": folder} if folder else {}
         try:
             export = Export(call, tensors, cache)
             module = ORTModule(call, DebugOptions(log_level=LogLevel.ERROR, **saved))
-            graph = TrainingGraph(module, call, schema)
-            outputs = graph.run(tensors)
+            graph = TrainingGraph(module, call, schema, shapes_of(tensors))
+            outputs = graph.run(tensors, seed)
         except Exception as error:
             if should_reduce_batch_size(error):
                 raise  # out of memory: `auto_find_batch_size` handles it
-            raise explained(error, name) from error
+            record = call.record
+            raise explained(error, call.model, record.failed_at, record.refusal) from error
         cuda.verify_provider(module)
         if folder:
             graph.recompute = recompute.evidence(module, level, folder, name)
     graph.cache_use = export.cache_use
-    graph.summary = _summary(module, export)
-    graph.summary = replace(graph.summary, after_graph=list(after_graph(call.structure[0])))
-    graph.tracer_warnings = tuple(
-        sorted({f"{w.filename}:{w.lineno}" for w in caught if "Tracer" in w.category.__name__})
+    graph.summary = replace(
+        _summary(module, export), after_graph=list(after_graph(call.record.structure))
     )
     return graph, outputs
 

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort.deferred import Deferred
+from acpt_trainer.ort import place, state
+from acpt_trainer.ort.followed import Followed
+from acpt_trainer.ort.nested import Structure, flatten, rebuild
+from acpt_trainer.ort.origin import Origin, origin
+from acpt_trainer.ort.reads import Guard, Reads, noted
+
+
+@dataclass
+class Record:
+    """What was found out about a call while it was traced; shared by the copies of the call.
+
+    Attributes:
+        structure: Of what the model returns.
+        returned: Number of tensors among it.
+        untraced: The same where it was not traced; None where it always was.
+        guards: What Python read from shapes; the last output of the graph has their values.
+        checks: What Python looked at only to raise.
+        failed_at: Where the model was when its forward raised.
+        refusal: Why the forward was refused, if it was one of ours that raised.
+    """
+
+    structure: Structure | None = None
+    returned: int = 0
+    untraced: int | None = None
+    guards: list[Guard] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+    failed_at: place.Place | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Nested:
+    """An argument that holds tensors, without them, and the names under which they are passed."""
+
+    structure: Structure
+    names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.structure}"
 
 
 class Call(nn.Module):  # type: ignore[misc]
@@ -28,7 +68,7 @@ class Call(nn.Module):  # type: ignore[misc]
         self.model = model
         self.names = tuple(names)
         self.fixed = dict(fixed)
-        self.structure: list[Any] = [None]
+        self.record = Record()
         self.outputs: tuple[tuple[int, torch.dtype], ...] = ()  # rank and type of each
         self.export: Any = None  # how its export is come by; see `export`
         # Not a submodule and not a parameter: kept out of nn.Module's registries.
@@ -38,17 +78,84 @@ class Call(nn.Module):  # type: ignore[misc]
     def __deepcopy__(self, memo: dict[int, Any]) -> Call:
         model = copy.deepcopy(self.model, memo)
         twin = Call(model, rebound(self.original, self.model, model), self.names, self.fixed)
-        twin.structure = self.structure  # the copy is traced, this one is called
+        twin.record = self.record  # the copy is traced, this one is called
         memo[id(self)] = twin
         return twin
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Calls the original forward and keeps the structure of what it returns."""
-        output = self.original(**dict(zip(self.names, tensors, strict=True)), **self.fixed)
+        """Calls the original forward and keeps the structure of what it returns.
+
+        ORTModule calls it twice, as it is and traced.
+        """
+        given = dict(zip(self.names, tensors, strict=True))
+        reads = Reads(self.model)
+        try:
+            with (
+                noted(reads),
+                state.unchanged_tensors(self.model),
+                _without_caches(self.model),
+                Followed(),
+            ):
+                output = self.original(**self._arguments(given))
+        except Exception as error:
+            self.record.failed_at = getattr(error, "where", place.of_error(self.model, error))
+            # ORTModule keeps an error's text and loses the error.
+            self.record.refusal = str(error) if isinstance(error, GraphBuildError) else None
+            raise
         flat: list[torch.Tensor] = []
-        self.structure[0] = flatten(output, flat)
-        self.outputs = tuple((tensor.dim(), tensor.dtype) for tensor in flat)
-        return tuple(flat)
+        known = {id(t): ("input", n) for n, t in given.items()}
+        known |= {id(p): ("parameter", n) for n, p in _tensors(self.model)}
+        self.record.structure = flatten(output, flat, known)
+        self.record.returned = len(flat)
+        self._as_untraced(len(flat))
+        self.record.guards, self.record.checks = reads.guards, reads.checks
+        nothing = self._nothing(tensors)
+        flat = [_unfolded(t, nothing) for t in flat]
+        every = (*flat, reads.output(nothing))
+        self.outputs = tuple((tensor.dim(), tensor.dtype) for tensor in every)
+        return every
+
+    def _nothing(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """An empty tensor that depends on an input, or else on a weight."""
+        some = tensors[0] if tensors else next(t for _, t in _tensors(self.model))
+        return some.detach().reshape(-1)[:0].to(torch.float64)
+
+    def _arguments(self, given: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        inside: set[str] = set()
+        for name, value in self.fixed.items():
+            if isinstance(value, Nested):
+                arguments[name] = rebuild(value.structure, [given[n] for n in value.names])
+                inside.update(value.names)
+            else:
+                arguments[name] = value
+        return {**{n: t for n, t in given.items() if n not in inside}, **arguments}
+
+    def _as_untraced(self, outputs: int) -> None:
+        if not torch._C._is_tracing():
+            self.record.untraced = outputs
+        elif self.record.untraced not in (None, outputs):
+            raise GraphBuildError(
+                f"{type(self.model).__name__} returns {self.record.untraced} tensors, and "
+                f"{outputs} while it is traced: a size among its outputs, or a part that asks "
+                "whether it is traced"
+            )
+
+    def restored(self, outputs: Any, given: Mapping[str, torch.Tensor]) -> Any:
+        """What the model would return, from what its graph returned.
+
+        Args:
+            outputs: The graph's outputs.
+            given: The tensors that were passed.
+        """
+        flat = [outputs] if torch.is_tensor(outputs) else list(outputs)
+
+        def known(part: Structure) -> torch.Tensor:
+            kind, name = part
+            return given[name] if kind == "input" else dict(_tensors(self.model))[name]
+
+        assert self.record.structure is not None
+        return rebuild(self.record.structure, flat[: self.record.returned], known)
 
 
 def rebound(method: Callable[..., Any], old: nn.Module, new: nn.Module) -> Callable[..., Any]:
@@ -58,56 +165,29 @@ def rebound(method: Callable[..., Any], old: nn.Module, new: nn.Module) -> Calla
     return method
 
 
-def flatten(value: Any, flat: list[torch.Tensor]) -> Any:
-    """Moves the tensors of a nested output into `flat` and returns the structure without them."""
-    if torch.is_tensor(value):
-        flat.append(value)
-        return ("tensor", len(flat) - 1)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return ("constant", value)
-    if isinstance(value, Deferred):
-        args = [flatten(v, flat) for v in value.args]
-        kwargs = {k: flatten(v, flat) for k, v in value.kwargs.items()}
-        return ("deferred", value.function, args, kwargs)
-    if isinstance(value, Mapping):
-        return ("mapping", type(value), [(k, flatten(v, flat)) for k, v in value.items()])
-    if isinstance(value, (list, tuple)):
-        return ("sequence", type(value), [flatten(v, flat) for v in value])
-    raise GraphBuildError(
-        f"the model returns a {type(value).__module__}.{type(value).__qualname__}, and only "
-        "tensors, numbers, text, None and nested lists, tuples and mappings can leave a graph"
-    )
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
-def rebuild(structure: Any, flat: Sequence[torch.Tensor]) -> Any:
-    """Puts tensors back into the structure that `flatten` took them from."""
-    kind, *rest = structure
-    if kind == "tensor":
-        return flat[rest[0]]
-    if kind == "constant":
-        return rest[0]
-    if kind == "deferred":
-        function, args, kwargs = rest
-        return function(
-            *(rebuild(v, flat) for v in args), **{k: rebuild(v, flat) for k, v in kwargs.items()}
-        )
-    made, items = rest
-    if kind == "mapping":
-        rebuilt = {k: rebuild(v, flat) for k, v in items}
-        if issubclass(made, dict) and made is not dict:  # a ModelOutput leaves None out
-            return made(**{k: v for k, v in rebuilt.items() if v is not None})
-        return made(rebuilt)
-    values = [rebuild(v, flat) for v in items]
-    return made(*values) if hasattr(made, "_make") else made(values)
+def _unfolded(output: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+    """The same value, kept from being folded where it is a constant of the graph."""
+    if not torch._C._is_tracing() or output.dtype is torch.bool:
+        return output
+    if origin(torch._C._get_value_trace(output)) is not Origin.CONSTANT:
+        return output
+    return output + nothing.sum().to(output.device, output.dtype)
 
 
-def after_graph(structure: Any) -> tuple[str, ...]:
-    """Names of the functions that PyTorch computes from a graph's outputs."""
-    kind, *rest = structure
-    if kind == "deferred":
-        return (rest[0].__name__,)
-    if kind == "mapping":
-        return tuple(name for _, value in rest[1] for name in after_graph(value))
-    if kind == "sequence":
-        return tuple(name for value in rest[1] for name in after_graph(value))
-    return ()
+@contextlib.contextmanager
+def _without_caches(model: nn.Module) -> Iterator[None]:
+    """Switches the key-value cache off: it has no use in training and no ONNX form."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    on = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
+    for config in on:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in on:
+            config.use_cache = True

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-import traceback
-from types import TracebackType
+from collections.abc import Iterator
+
+from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort import place
+from acpt_trainer.ort.place import Place
 
 _UNSUPPORTED = re.compile(r"Exporting the operator '?(?P<op>[\w:.]+)'? to ONNX")
 _UNSUPPORTED_MODE = re.compile(
@@ -15,13 +18,9 @@ _UNSUPPORTED_MODE = re.compile(
 _NO_KERNEL = re.compile(
     r"Could not find an implementation for (?:the node )?(?P<op>[\w:./]+\(\d+\))"
 )
-_ENGINE_FILES = (
-    "onnxruntime",
-    "torch/onnx",
-    "torch/jit",
-    "torch/nn/modules/module.py",
-    "contextlib",
-)
+_NO_GRADIENT = re.compile(r"gradient builder has not been registered: (?P<op>\S+)")
+_SHAPES = re.compile(r"(?P<why>\[ShapeInferenceError\][^\n]*|ShapeInferenceError[^\n]*)")
+_NODE = re.compile(r"/_original_module/(?P<path>[\w./]+)/\w+")
 
 WAY_OUT = (
     "train this model with strategy='no_acc' (PyTorch) or 'ds' (DeepSpeed ZeRO-1), "
@@ -29,20 +28,35 @@ WAY_OUT = (
 )
 
 
-def _model_line(text: str, tb: TracebackType | None) -> str | None:
-    """The innermost source line that belongs to a model rather than to the engine."""
-    frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(tb)]
-    # ORTModule keeps the exporter's own stack trace as text in its message.
-    for match in re.finditer(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)', text):
-        frames.append((match["file"], int(match["line"]), match["name"]))
-    for match in re.finditer(r"(?P<file>/\S+\.py)\((?P<line>\d+)\): (?P<name>\S+)", text):
-        # TorchScript's own form lists the innermost frame first.
-        if not any(part in match["file"] for part in (*_ENGINE_FILES, "acpt_trainer")):
-            return f"{match['file']}:{match['line']} in {match['name']}"
-    for file, line, name in reversed(frames):
-        if not any(part in file for part in (*_ENGINE_FILES, "acpt_trainer", "torch/")):
-            return f"{file}:{line} in {name}"
-    return None
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it came from, causes and contexts, outermost first."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting += [current.__cause__, current.__context__]
+
+
+def first_line(error: BaseException) -> str:
+    """The line of an engine's message that says what happened."""
+    return _cause(str(error))
+
+
+def _place(error: Exception, model: nn.Module, failed_at: Place | None) -> Place:
+    """The most exact place that the error or its causes tell of."""
+    places = [getattr(e, "where", None) for e in chain(error)]
+    told = [found for found in places if isinstance(found, Place)]
+    if told or failed_at:
+        return told[-1] if told else failed_at or Place()
+    inner = list(chain(error))[-1]
+    found = place.of_error(model, inner)
+    if found.module is None and (match := _NODE.search(str(error))):
+        # ONNX Runtime names a node after the module that made it.
+        return Place(match["path"].replace("/", "."), found.source)
+    return found
 
 
 def _cause(text: str) -> str:
@@ -54,8 +68,12 @@ def _cause(text: str) -> str:
         return (
             f"the exporter cannot export the operator {match['op'].rstrip('.')}{why and ': ' + why}"
         )
+    if match := _NO_GRADIENT.search(text):
+        return f"ONNX Runtime has no gradient for the operator {match['op'].rstrip('.')}"
     if match := _NO_KERNEL.search(text):
         return f"ONNX Runtime has no kernel for {match['op'].strip()} in this precision"
+    if match := _SHAPES.search(text):
+        return f"ONNX Runtime finds the shapes of the graph inconsistent: {match['why'][:300]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b\s*:", line)]
     refused = [line for line in lines if line.startswith("Unsupported:")]
@@ -63,22 +81,33 @@ def _cause(text: str) -> str:
     return (refused[:1] or (errors or lines or ["no message"])[-1:])[0][:400]
 
 
-def explained(error: Exception, model_name: str) -> GraphBuildError:
+def explained(
+    error: Exception,
+    model: nn.Module | str,
+    failed_at: Place | None = None,
+    refusal: str | None = None,
+) -> GraphBuildError:
     """Turns an engine's failure into one message that a user can act on.
 
     Args:
         error: What ORTModule or the exporter raised.
-        model_name: Class name of the model.
+        model: The model, or its class's name.
+        failed_at: Where the model was when its forward raised, if it did.
+        refusal: Why we refused it, if we did.
 
     Returns:
         The error to raise; `error` is meant to be its cause.
     """
-    text = str(error)
-    cause = text if isinstance(error, GraphBuildError) else _cause(text)
-    where = _model_line(text, error.__traceback__)
+    ours = [e for e in chain(error) if isinstance(e, GraphBuildError)]
+    cause = refusal or (str(ours[-1]) if ours else _cause(str(error)))
+    where: Place | str = "its arguments"
+    name = model
+    if not isinstance(model, str):
+        name = type(model).__name__
+        where = _place(error, model, failed_at)
     return GraphBuildError(
-        f"ONNX Runtime cannot train {model_name}: {cause}.\n"
-        f"    where: {where or 'not told by the exporter'}\n"
+        f"ONNX Runtime cannot train {name}: {cause}.\n"
+        f"    where: {where}\n"
         f"    fix:   {WAY_OUT}.\n"
         "    This step was not run; this package never falls back to PyTorch silently."
     )

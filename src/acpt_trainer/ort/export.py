@@ -101,7 +101,7 @@ class Export:
         told = self.preview
         if told is None:
             return True
-        return (self.call.structure[0], self.call.outputs) == (told.structure, told.outputs)
+        return (self.call.record.structure, self.call.outputs) == (told.structure, told.outputs)
 
     def outputs(self) -> tuple[list[str], dict[str, dict[int, str]], Any]:
         """Names, dynamic axes and ORTModule's schema of the outputs, without a run."""

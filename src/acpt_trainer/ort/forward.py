@@ -18,9 +18,9 @@ from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import patches, precision
-from acpt_trainer.ort.build import TrainingGraph, build
+from acpt_trainer.ort.build import TrainingGraph, build, drawn_seed
 from acpt_trainer.ort.cache import ExportCache
-from acpt_trainer.ort.call import Call, rebuild
+from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.schema import Schema, Tensors, schema_of, split_arguments
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class OrtForward:
 
     One graph is exported per schema: names, types and ranks of the tensors, every other argument,
     which parameters are trained, autocast, and the training flags of all submodules. Shapes are
-    dynamic and need no new graph.
+    dynamic and need no new graph, unless Python reads one and finds it changed (see `reads`).
 
     Dropout is seeded from torch's random state at every step, so a run that restores that state
     repeats the same masks.
@@ -47,7 +47,8 @@ class OrtForward:
     Attributes:
         calls: Forward passes that ONNX Runtime ran.
         backward_calls: Backward passes that ONNX Runtime ran.
-        graphs: The graphs by schema, oldest first.
+        graphs: The graphs, oldest first.
+        re_exports: Why each graph after the first was exported.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class OrtForward:
         self.calls = 0
         self.backward_calls = 0
         self.grad_fn: str | None = None
-        self.graphs: dict[Any, TrainingGraph] = {}
+        self.graphs: dict[int, TrainingGraph] = {}
+        self.re_exports: list[str] = []
         self.released = False
         self.__signature__ = inspect.signature(model.forward)
         self.__name__ = "forward"
@@ -86,33 +88,41 @@ class OrtForward:
             type(self.model).__name__, self.__signature__, args, kwargs
         )
         schema = schema_of(self.model, tensors, fixed, self.recompute)
-        key = tuple(schema.values())
-        graph = self.graphs.get(key)
-        if graph is None:
-            graph, outputs = self._build(schema, tensors, fixed)
-            self.graphs[key] = graph
-        else:
-            outputs = graph.run(tensors)
+        graph, outputs = self._run(schema, tensors, fixed)
         self._count(outputs)
-        return rebuild(graph.call.structure[0], outputs)
+        return graph.call.restored(outputs, tensors)
+
+    def _run(
+        self, schema: Schema, tensors: Tensors, fixed: dict[str, Any]
+    ) -> tuple[TrainingGraph, Any]:
+        """Runs the graph that fits, exporting one if there is none."""
+        fitting = [g for g in reversed(self.graphs.values()) if g.schema == schema]
+        seed = drawn_seed() if not fitting or any(g.drops() for g in fitting) else None
+        reasons: list[str] = []
+        for graph in fitting:
+            outputs, differs = graph.tried(tensors, seed)
+            if not differs:
+                return graph, outputs
+            reasons = reasons or differs
+        graph, outputs = self._build(schema, tensors, fixed, reasons, seed)
+        self.graphs[len(self.graphs)] = graph
+        return graph, outputs
 
     # --- building --------------------------------------------------------------------------------
 
     def _build(
-        self, schema: Schema, tensors: Tensors, fixed: dict[str, Any]
+        self,
+        schema: Schema,
+        tensors: Tensors,
+        fixed: dict[str, Any],
+        reasons: list[str],
+        seed: int | None,
     ) -> tuple[TrainingGraph, Any]:
         """Builds and runs a further graph, and says what is to be known of it."""
         precision.refuse(self.model, schema["autocast"])
-        self._report_rebuild(schema)
+        self._report_rebuild(schema, reasons)
         call = Call(self.model, self.original, tuple(tensors), fixed)
-        graph, outputs = build(call, schema, tensors, self.cache)
-        own = [line for line in graph.tracer_warnings if "site-packages" not in line]
-        if own:
-            logger.warning(
-                "while the model was traced Python looked at a tensor; what it found is fixed in "
-                "the graph. Compare losses with no_acc if it depends on the data: %s",
-                ", ".join(own),
-            )
+        graph, outputs = build(call, schema, tensors, self.cache, seed)
         summary = graph.summary
         if summary is not None:
             logger.info(
@@ -124,21 +134,33 @@ class OrtForward:
             )
         return graph, outputs
 
-    def _report_rebuild(self, schema: Schema) -> None:
+    def _report_rebuild(self, schema: Schema, reasons: list[str]) -> None:
+        """Says why a further graph is exported, and stops when there were enough.
+
+        Args:
+            schema: What the graph is for.
+            reasons: Why a graph of this schema does not do.
+
+        Raises:
+            GraphBuildError: If `max_graphs` were exported.
+        """
         if not self.graphs:
             return
-        last = list(self.graphs.values())[-1].schema
+        last = next(reversed(self.graphs.values())).schema
         changed = [name for name, value in schema.items() if value != last[name]]
         if len(self.graphs) >= self.max_graphs:
+            moves = reasons or [f"{n}: from {last[n]} to {schema[n]}" for n in changed]
             raise GraphBuildError(
                 f"ONNX Runtime would export {type(self.model).__name__} for the "
                 f"{len(self.graphs) + 1}th time, since these changed between steps: "
-                f"{', '.join(changed)}.\n"
-                f"    where: from {[last[n] for n in changed]} to {[schema[n] for n in changed]}\n"
-                "    fix:   pass per-step numbers as tensors and keep the arguments the same, or "
-                "allow more graphs with get_strategy('ort').build(max_graphs=...)."
+                f"{', '.join(reasons or changed)}.\n"
+                f"    where: {'; '.join(moves)}\n"
+                "    fix:   pass per-step numbers as tensors, keep the arguments the same and pad "
+                "to few lengths, or allow more graphs with "
+                "get_strategy('ort').build(max_graphs=...)."
             )
-        logger.warning("exporting the model again, since these changed: %s", ", ".join(changed))
+        self.re_exports.append(", ".join(reasons or changed))
+        logger.warning("exporting the model again, since these changed: %s", self.re_exports[-1])
 
     # --- evidence --------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from acpt_trainer.ort import (
     foreign_draws,
     gradient_flow,
     mends,
+    place,
+    reads,
     recompute,
     rewrites,
 )
@@ -279,6 +281,29 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=recompute.replace_checkpoint_calls,
+    ),
+    Patch(
+        name="watched-reads",
+        target="torch.Tensor's methods that give Python a value (bool, int, item, ...)",
+        versions="all",
+        why="what Python reads from a tensor while a model is traced is fixed in the graph, after "
+        "one warning",
+        upstream="https://docs.pytorch.org/docs/stable/generated/torch.jit.trace.html (its limits)",
+        until="never: tracing records tensors, not Python",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=reads.watch,
+    ),
+    Patch(
+        name="named-nodes",
+        target="torch.onnx's _run_symbolic_function",
+        versions="all",
+        why="the exporter's errors name an operator and not the part of the model that uses it",
+        upstream="https://github.com/pytorch/pytorch/pull/159646 (this exporter is superseded)",
+        until="the errors say so themselves",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=place.name_nodes,
     ),
 )
 

@@ -92,7 +92,7 @@ def _trace(call: Call, tensors: Tensors) -> tuple[Any, list[torch.Tensor], Any]:
             twin, inputs, strict=False, _force_outplace=False, _return_inputs_states=True
         )
     torch._C._jit_pass_inline(graph)
-    return graph, list(outputs), twin.structure[0]
+    return graph, list(outputs), twin.record.structure
 
 
 @contextlib.contextmanager

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort.call import Nested
 from acpt_trainer.ort.cuda import stream_of
 from acpt_trainer.ort.explain import explained
+from acpt_trainer.ort.nested import flatten
 from acpt_trainer.ort.recompute import level_for
 
 # Numbers that differ per step: baked into a graph as constants they would be silently wrong.
@@ -52,18 +54,28 @@ def split_arguments(
     for name in STEP_NUMBERS:
         if isinstance(flat.get(name), (int, float)):
             flat[name] = torch.tensor(flat[name])
-    tensors = {n: v for n, v in flat.items() if torch.is_tensor(v)}
-    fixed = {n: v for n, v in flat.items() if not torch.is_tensor(v)}
-    for name, value in fixed.items():
-        if not _is_plain(value):
-            raise explained(
-                GraphBuildError(
-                    f"the argument {name!r} is a {type(value).__qualname__}; a graph takes "
-                    "tensors, numbers, text and None"
-                ),
-                model,
-            )
+    tensors: Tensors = {}
+    fixed: dict[str, Any] = {}
+    for name, value in flat.items():
+        if torch.is_tensor(value):
+            tensors[name] = value
+        elif _is_plain(value):
+            fixed[name] = value
+        else:
+            fixed[name] = _nested(model, name, value, tensors)
     return tensors, fixed
+
+
+def _nested(model: str, name: str, value: Any, tensors: Tensors) -> Nested:
+    """Takes an argument apart that holds tensors, and adds these to `tensors`."""
+    inside: list[torch.Tensor] = []
+    try:
+        structure = flatten(value, inside, what=f"the argument {name!r} holds")
+    except GraphBuildError as error:
+        raise explained(error, model) from None
+    names = tuple(f"{name}[{i}]" for i in range(len(inside)))
+    tensors.update(zip(names, inside, strict=True))
+    return Nested(structure, names)
 
 
 def schema_of(

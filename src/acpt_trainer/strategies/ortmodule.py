@@ -164,14 +164,16 @@ class OrtStrategy(AcceleratorStrategy):
             "forward_calls": forward.calls,
             "graphs": len(graphs),
             "graphs_limit": self.max_graphs,
+            "re_exports": list(forward.re_exports),
             "patches": list(patches.active()),
         }
         if graphs and graphs[-1].summary is not None:
             evidence |= graphs[-1].summary.to_dict()
             evidence["export_seconds"] = sum(g.summary.export_seconds for g in graphs if g.summary)
+            evidence["shape_guards"] = sum(len(g.call.record.guards) for g in graphs)
+            evidence["checks_made_once"] = sorted({c for g in graphs for c in g.call.record.checks})
             evidence["build_seconds"] = sum(g.summary.build_seconds for g in graphs if g.summary)
             evidence["cache"] = ", ".join(g.cache_use for g in graphs)
-            evidence["tracer_warnings"] = sum(len(g.tracer_warnings) for g in graphs)
             if graphs[-1].recompute is not None:
                 evidence["recompute"] = graphs[-1].recompute.to_dict()
         return evidence
