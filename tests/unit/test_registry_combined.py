@@ -37,7 +37,7 @@ def test_combined_options_reach_their_part() -> None:
     for name in ("ds_ort", "ort+ds"):
         built = get_strategy(name).build(ort={"max_graphs": 3}, ds={"zero_stage": 2})
         assert built.options() == {
-            "ort": {"max_graphs": 3, "cache": True},
+            "ort": {"max_graphs": 3, "cache": True, "recompute": None},
             "ds": {"config": None, "zero_stage": 2},
         }
 
