@@ -1,0 +1,47 @@
+"""The command line `acpt-trainer`; nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from acpt_trainer.errors import reported_errors
+from acpt_trainer.registry import available_strategies, get_strategy
+
+app = typer.Typer(
+    help="Accelerate Hugging Face training by name.", no_args_is_help=True, add_completion=False
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Accelerate Hugging Face training by name."""
+
+
+@app.command()
+def strategies(as_json: Json = False) -> None:
+    """List the strategies: which run here, and what the others need.
+
+    Example: acpt-trainer strategies --json
+    """
+    listed: list[dict[str, Any]] = []
+    for name in available_strategies():
+        spec = get_strategy(name)
+        missing = [{"what": p.what, "fix": p.fix} for p in spec.problems()]
+        listed.append({"name": name, "description": spec.description, "missing": missing})
+    if as_json:
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    for entry in listed:
+        typer.echo(f"{entry['name']:<8} {entry['description']}")
+        for problem in entry["missing"]:
+            typer.echo(f"         not here: {problem['what']}\n         fix: {problem['fix']}")
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one message and exit status 2."""
+    with reported_errors():
+        app()

@@ -1,0 +1,36 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+
+from typer.testing import CliRunner
+
+from acpt_trainer.cli import app
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_strategies_are_listed_with_what_is_missing() -> None:
+    done = CliRunner().invoke(app, ["strategies", "--json"])
+    assert done.exit_code == 0
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert {"no_acc", "ort", "ds", "ds_ort"} <= set(listed)
+    assert listed["no_acc"]["missing"] == []
+    assert "no_acc" in CliRunner().invoke(app, ["strategies"]).stdout
+
+
+def test_mistake_ends_with_status_2() -> None:
+    assert CliRunner().invoke(app, ["strategy"]).exit_code == 2
+
+
+def test_help_imports_no_engine(run_python: Run) -> None:
+    done = run_python(
+        "-c",
+        "import sys\nfrom acpt_trainer.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'onnxruntime', 'transformers') if m in sys.modules])",
+    )
+    assert done.stdout.strip().endswith("[]"), done.stderr
