@@ -196,7 +196,9 @@ def test_a_model_that_looks_at_data_is_not_kept(cache: ExportCache) -> None:
             self.layer = nn.Linear(3, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x).sum() if x.sum() > 0 else self.layer(-x).sum()
+            if x.sum() > 1e6:  # a check, which is let through; a branch is refused
+                raise ValueError("too large")
+            return self.layer(x).sum()
 
     model = Looking()
     forward = attach(model, cache=cache)
