@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := ort,deepspeed,example,dev
 
-.PHONY: help check env demo test test-long coverage-table lint format clean
+.PHONY: help check env demo test test-long coverage-table families-table lint format clean
 
 help:
 	@echo "make demo    fine-tune a small GPT-2 with all four run configs; results in outputs/demo"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make test-long       what takes too long for it: every model type"
 	@echo "make coverage-table  measures every model type and writes docs/reference/models.md"
+	@echo "make families-table  the same for further families: docs/reference/model-families.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the environment and outputs"
 
@@ -50,6 +51,9 @@ test-long: env
 # ARGS="--only bert,t5 --jobs 1 --fresh" picks what is measured.
 coverage-table: env
 	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m tests.models.table $(ARGS)
+
+families-table: env
+	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m tests.models.families_page
 
 lint: env
 	@"$(BIN)/ruff" check .

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from .checks import Row, run
+from .families import families
 from .zoo import entries
 
 TIMEOUT = 300.0
@@ -101,5 +102,5 @@ def _check(writer: Connection, job: Job, log: str) -> None:
     with open(log, "w") as file:  # what the engine writes as it dies
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    for row in run(entries()[job.entry], job.attention, job.checks):
+    for row in run((entries() | families())[job.entry], job.attention, job.checks):
         writer.send(row)
