@@ -38,7 +38,7 @@ def follow_autograd(stack: ExitStack) -> None:
     def traced_forward(self: Any, *tensors: Any) -> Any:
         if not torch.jit.is_tracing():
             return forward(self, *tensors)
-        with torch.enable_grad(), Autograd():  # ORTModule exports under no_grad
+        with torch.enable_grad():  # ORTModule exports under no_grad
             outputs = forward(self, *tensors)
         found = set(map(id, leaves(outputs)))
         reached.clear()  # by name, since it may be a copy that is traced
@@ -54,8 +54,40 @@ def follow_autograd(stack: ExitStack) -> None:
         unreached = {n for n in names_there if n.removeprefix(_PREFIX) not in reached}
         return model, schema, names, [name for name in require_grad if name not in unreached]
 
+    def data(self: Any) -> Any:
+        # Read while tracing it would be a constant of the graph.
+        return self.detach() if torch.jit.is_tracing() else plain.__get__(self)
+
+    plain = torch.Tensor.data
+    set_attribute(stack, torch.Tensor, "data", property(data, plain.__set__))
+    for context in (torch.no_grad, torch.inference_mode):
+        _follow(stack, context)
     set_attribute(stack, Call, "forward", traced_forward)
     set_attribute(stack, manager, "_export_model", staticmethod(export_model))
+
+
+def _follow(stack: ExitStack, context: Any) -> None:
+    """Lets `Autograd` watch what a model computes in this kind of context while it is traced.
+
+    There only: the tracer loses track of sizes given as numbers when a mode is in between.
+    """
+    enter, leave = context.__enter__, context.__exit__
+    modes: list[Autograd | None] = []
+
+    def entered(self: Any) -> None:
+        enter(self)
+        modes.append(Autograd() if torch.jit.is_tracing() else None)
+        if modes[-1] is not None:
+            modes[-1].__enter__()
+
+    def left(self: Any, *error: Any) -> None:
+        mode = modes.pop() if modes else None
+        if mode is not None:
+            mode.__exit__(*error)
+        leave(self, *error)
+
+    set_attribute(stack, context, "__enter__", entered)
+    set_attribute(stack, context, "__exit__", left)
 
 
 class Autograd(TorchFunctionMode):  # type: ignore[misc]
@@ -69,8 +101,6 @@ class Autograd(TorchFunctionMode):  # type: ignore[misc]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func == torch.Tensor.data.__get__:  # read while tracing it would be a constant
-            return args[0].detach()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = func(*args, **kwargs)
