@@ -91,26 +91,6 @@ def test_values_written_in_place_keep_their_gradient() -> None:
     detach(ours)
 
 
-def test_what_python_looked_at_is_told_by_the_models_line() -> None:
-    class Looks(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.layer(x).sum()
-            return y if y > 1e9 else y * 2
-
-    forward = attach(Looks())
-    forward(x=torch.ones(3, 4))
-    (graph,) = forward.graphs.values()
-
-    assert [Path(line.rsplit(":", 1)[0]).name for line in graph.tracer_warnings] == [
-        Path(__file__).name
-    ]
-    detach(forward.model)
-
-
 def test_gradient_ends_in_an_export_from_the_cache_too(tmp_path: Path) -> None:
     for expected in ("miss", "hit"):
         ours = Stopped(no_grad, beside=False)

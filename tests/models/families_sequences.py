@@ -71,14 +71,4 @@ ENTRIES = (
            "num_encoder_attention_heads": 4, "decoder_ffn_dim": 96, "num_decoder_layers": 2,
            "num_decoder_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0},
            sequence_to_sequence),
-    family("t5gemma", "text", "T5GemmaForConditionalGeneration", {"encoder":
-           {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-           "intermediate_size": 96, "vocab_size": 99, "max_position_embeddings": 64,
-           "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-           "use_cache": False, "head_dim": 16, "sliding_window": 8}, "decoder": {"hidden_size":
-           64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
-           "vocab_size": 99, "max_position_embeddings": 64, "num_key_value_heads": 2,
-           "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "use_cache": False,
-           "head_dim": 16, "sliding_window": 8, "cross_attention_hidden_size": 64}, "vocab_size":
-           100}, sequence_to_sequence),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .families import PADDED_BY_1, TINY, family
+from .families import LLAMA, PADDED_BY_1, TINY, family
 from .zoo import language_modeling
 
 # fmt: off
@@ -121,8 +121,7 @@ ENTRIES = (
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
            "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim":
            16}, language_modeling, refused={"exact": "aten::histc"}),
-    family("granitemoe", "text", "GraniteMoeForCausalLM", {**TINY, "vocab_size": 100,
-           "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    family("granitemoe", "text", "GraniteMoeForCausalLM", {**LLAMA, "vocab_size": 100,
            "num_local_experts": 4}, language_modeling, refused={"exact": "aten::histc"}),
     family("cwm", "text", "CwmForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
@@ -149,14 +148,8 @@ ENTRIES = (
            "n_embd": 64, "dff": 96, "n_layer": 2, "n_head": 4}, language_modeling),
     family("openai", "text", "OpenAIGPTLMHeadModel", {"vocab_size": 100, "n_positions":
            64, "n_embd": 64, "n_layer": 2, "n_head": 4}, language_modeling),
-    family("imagegpt", "text", "ImageGPTForCausalImageModeling", {"vocab_size": 100,
-           "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4}, language_modeling),
-    family("mamba", "text", "MambaForCausalLM", {"vocab_size": 100, "hidden_size": 32,
-           "num_hidden_layers": 2, "state_size": 8}, language_modeling),
     family("gpt_neox_japanese", "text", "GPTNeoXJapaneseForCausalLM", {**TINY,
            "vocab_size": 100}, language_modeling),
-    family("falcon_mamba", "text", "FalconMambaForCausalLM", {"vocab_size": 100,
-           "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, language_modeling),
     family("trocr", "text", "TrOCRForCausalLM", {"vocab_size": 100, "d_model": 64,
            "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 96,
            "max_position_embeddings": 64}, PADDED_BY_1),

@@ -13,7 +13,8 @@ import contextlib
 import copy
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def preview(call: Call, tensors: Tensors) -> Preview:
     """
     try:
         with _undisturbed():
-            graph, outputs, structure = _trace(call, tensors)
+            graph, outputs, structure = _in_a_thread(_trace, call, tensors)
             text = hashlib.sha256()
             for line in (*_beside(call, tensors), *_lines(graph)):
                 text.update(line.encode() + b"\n")
@@ -74,6 +75,23 @@ def preview(call: Call, tensors: Tensors) -> Preview:
     return Preview(
         text.hexdigest(), structure, tuple((o.dim(), o.dtype) for o in outputs)
     )  # fmt: skip
+
+
+def _in_a_thread(trace: Callable[..., Any], call: Call, tensors: Tensors) -> Any:
+    """Traces in a thread of its own, under the autocast of this one.
+
+    Without data a convolution leaves its sizes behind in the tracer, which keeps them by thread:
+    the next trace would stumble over them, or crash.
+    """
+    device = next(call.model.parameters()).device.type
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def traced() -> Any:
+        with torch.autocast(device, dtype, enabled):
+            return trace(call, tensors)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(traced).result()
 
 
 def _trace(call: Call, tensors: Tensors) -> tuple[Any, list[torch.Tensor], Any]:
