@@ -243,6 +243,28 @@ def refuses_checkpoints_that_would_be_lost() -> None:
         raise AssertionError("the checkpoint was lost without a word")
 
 
+class Mixed(nn.Module):
+    """A frozen encoder in eval mode below a head that trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).eval()
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)).sum()
+
+
+def leaves_submodules_in_their_modes() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Mixed()
+    expected = model(numbers(2, 3))
+    attach(model)
+    torch.testing.assert_close(model(numbers(2, 3)), expected)
+    assert not model.body.training, "a submodule was put into training mode"
+
+
 @dataclass(frozen=True)
 class Need:
     """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
@@ -258,6 +280,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "no-nvtx": Need(trains, "NVTX functions not installed"),
     "shared-threads": Need(shares_threads, "the session has 0 threads"),
     "torchscript-exporter": Need(trains, "GraphBuildError"),
+    "submodule-modes": Need(leaves_submodules_in_their_modes, "AssertionError"),
     # The step was run in PyTorch: there is no graph to look at.
     "no-fallback": Need(stops_where_the_export_fails, "'NoneType' object has no attribute"),
     "symbolics": Need(trains_an_embedding, "GraphBuildError"),
@@ -300,6 +323,11 @@ IDS = [torch.tensor([[1, 2, 0]])]
 def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     # Dropout needs its second output; at so small a rate nothing is dropped.
     return functional.scaled_dot_product_attention(x @ w, x, x, dropout_p=1e-12)
+
+
+@needs("batch_norm", (4, 6))
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return functional.batch_norm(x @ w, torch.arange(6.0), torch.full((6,), 2.0), w[0], w[1])
 
 
 @needs("where")

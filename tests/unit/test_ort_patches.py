@@ -55,6 +55,7 @@ def without_symbolics(monkeypatch: pytest.MonkeyPatch) -> None:
     """All patches but those that need ORTModule to be imported."""
     needing = {
         "symbolics",
+        "submodule-modes",
         "gradient-flow",
         "told-outputs",
         "export-cache",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort.schema import split_arguments
@@ -15,12 +16,16 @@ from acpt_trainer.ort.schema import split_arguments
 ONE, TWO = torch.tensor([1.0]), torch.tensor([2.0, 3.0])
 
 
+class Kettle(nn.Module):
+    """Only its name is used."""
+
+
 def boil(x: Any, mask: Any = None, use_cache: bool = True, **kwargs: Any) -> None:
     """A forward that takes all kinds of arguments."""
 
 
 def split(*args: Any, forward: Callable[..., Any] = boil, **kwargs: Any) -> tuple[Any, Any]:
-    return split_arguments("Kettle", inspect.signature(forward), args, kwargs)
+    return split_arguments(Kettle(), inspect.signature(forward), args, kwargs)
 
 
 def test_arguments_are_split_into_tensors_and_the_rest() -> None:
@@ -52,3 +57,25 @@ def test_arguments_that_no_graph_takes_are_refused_by_name(value: Any) -> None:
 def test_arguments_without_names_are_refused() -> None:
     with pytest.raises(GraphBuildError, match=r"Kettle.forward takes \*inputs"):
         split(TWO, forward=lambda *inputs: None)
+
+
+class Pot(nn.Module):
+    """Wraps a model as PEFT does."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.inner = Kettle()
+        self.inner.forward = forward  # type: ignore[method-assign]
+
+    def get_base_model(self) -> nn.Module:
+        return self.inner
+
+
+@pytest.mark.parametrize(("wrapped", "cache"), [(boil, {"use_cache": False}), (lambda x: x, {})])
+def test_cache_of_a_wrapped_model_is_switched_off(
+    wrapped: Callable[..., Any], cache: dict[str, Any]
+) -> None:
+    def forward(x: Any, **kwargs: Any) -> None: ...
+
+    _, fixed = split_arguments(Pot(wrapped), inspect.signature(forward), (TWO,), {})
+    assert fixed == cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,17 @@ class TrainingGraph:
     summary: GraphSummary | None = None
     cache_use: str = "off"
     recompute: Recompute | None = None
+    _bound: tuple[int, ...] = ()
+
+    def _bind(self) -> None:
+        """Lets ORTModule, which keeps the parameters of its first run, see new ones."""
+        model = self.call.model
+        now = tuple(map(id, itertools.chain(model.parameters(), model.buffers())))
+        if self._bound and now != self._bound:
+            manager = self.module._torch_module._execution_manager(True)
+            info = manager._graph_transition_manager._post_export_processed_model_info
+            info._buffer_for_ort_runs = None
+        self._bound = now
 
     def drops(self) -> bool:
         """Whether it has dropout, or may have: what it consists of is known when it is built."""
@@ -44,6 +56,7 @@ class TrainingGraph:
             tensors: The inputs.
             seed: For dropout.
         """
+        self._bind()
         if seed is not None and self.drops():
             import onnxruntime
 

@@ -18,6 +18,7 @@ from acpt_trainer.ort.followed import Followed
 from acpt_trainer.ort.nested import Structure, flatten, rebuild
 from acpt_trainer.ort.origin import Origin, origin
 from acpt_trainer.ort.reads import Guard, Reads, noted
+from acpt_trainer.ort.settings import Attributes, refuse_changes, untraced
 
 
 @dataclass
@@ -96,7 +97,14 @@ class Call(nn.Module):  # type: ignore[misc]
                 _without_caches(self.model),
                 Followed(),
             ):
+                attributes = Attributes(self.model)
                 output = self.original(**self._arguments(given))
+                if attributes.changed():
+                    # A cache stays the second time; a count or a result is set anew.
+                    attributes = Attributes(self.model)
+                    with untraced():
+                        self.original(**self._arguments(given))
+                    refuse_changes(attributes.set_anew())
         except Exception as error:
             self.record.failed_at = getattr(error, "where", place.of_error(self.model, error))
             # ORTModule keeps an error's text and loses the error.

@@ -21,7 +21,7 @@ from acpt_trainer.ort import patches, precision
 from acpt_trainer.ort.build import TrainingGraph, build, drawn_seed
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
-from acpt_trainer.ort.schema import Schema, Tensors, schema_of, split_arguments
+from acpt_trainer.ort.schema import Schema, Tensors, differences, schema_of, split_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,7 @@ class OrtForward:
         """Runs a training graph when the model trains, the original forward otherwise."""
         if self.released or not (self.model.training and torch.is_grad_enabled()):
             return self.original(*args, **kwargs)
-        tensors, fixed = split_arguments(
-            type(self.model).__name__, self.__signature__, args, kwargs
-        )
+        tensors, fixed = split_arguments(self.model, self.__signature__, args, kwargs)
         schema = schema_of(self.model, tensors, fixed, self.recompute)
         graph, outputs = self._run(schema, tensors, fixed)
         self._count(outputs)
@@ -105,6 +103,8 @@ class OrtForward:
                 return graph, outputs
             reasons = reasons or differs
         graph, outputs = self._build(schema, tensors, fixed, reasons, seed)
+        # The trace may have filled caches and settings of the model's.
+        graph.schema = schema_of(self.model, tensors, fixed, self.recompute)
         self.graphs[len(self.graphs)] = graph
         return graph, outputs
 
@@ -147,9 +147,9 @@ class OrtForward:
         if not self.graphs:
             return
         last = next(reversed(self.graphs.values())).schema
-        changed = [name for name, value in schema.items() if value != last[name]]
+        changed = differences(self.model, last, schema)
         if len(self.graphs) >= self.max_graphs:
-            moves = reasons or [f"{n}: from {last[n]} to {schema[n]}" for n in changed]
+            moves = reasons or list(changed.values())
             raise GraphBuildError(
                 f"ONNX Runtime would export {type(self.model).__name__} for the "
                 f"{len(self.graphs) + 1}th time, since these changed between steps: "

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort.mends import set_attribute
 
+_HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 _PREFIX = "_original_module."
 """What ORTModule puts before the names of a call's parameters."""
 
@@ -38,7 +40,9 @@ def follow_autograd(stack: ExitStack) -> None:
     def traced_forward(self: Any, *tensors: Any) -> Any:
         if not torch.jit.is_tracing():
             return forward(self, *tensors)
-        with torch.enable_grad():  # ORTModule exports under no_grad
+        # Nothing is kept for a backward pass that never comes.
+        kept = torch.autograd.graph.saved_tensors_hooks(lambda _: None, _refused)
+        with torch.enable_grad(), kept:  # ORTModule exports under no_grad
             outputs = forward(self, *tensors)
         found = set(map(id, leaves(outputs)))
         reached.clear()  # by name, since it may be a copy that is traced
@@ -60,8 +64,10 @@ def follow_autograd(stack: ExitStack) -> None:
 
     plain = torch.Tensor.data
     set_attribute(stack, torch.Tensor, "data", property(data, plain.__set__))
-    for context in (torch.no_grad, torch.inference_mode):
+    for context in (torch.no_grad, torch.set_grad_enabled, torch.inference_mode):
         _follow(stack, context)
+    for name in _HOOKS:
+        set_attribute(stack, torch.Tensor, name, _without_hooks(getattr(torch.Tensor, name)))
     set_attribute(stack, Call, "forward", traced_forward)
     set_attribute(stack, manager, "_export_model", staticmethod(export_model))
 
@@ -116,6 +122,26 @@ class Autograd(TorchFunctionMode):  # type: ignore[misc]
                 _cut(t, inputs) if isinstance(t, torch.Tensor) else t for t in result
             )
         return result
+
+
+def _without_hooks(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def hooked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.jit.is_tracing():
+            raise GraphBuildError(
+                f"the forward pass calls Tensor.{method.__name__} on a tensor inside the graph, "
+                "where ONNX Runtime runs no Python"
+            )
+        return method(self, *args, **kwargs)
+
+    return hooked
+
+
+def _refused(_: Any) -> Any:
+    raise GraphBuildError(
+        "the forward pass computes gradients itself (torch.autograd.grad or backward), which no "
+        "training graph holds"
+    )
 
 
 def leaves(outputs: Sequence[Any]) -> list[Any]:

@@ -173,6 +173,26 @@ def share_threads(stack: ExitStack) -> None:
     set_attribute(stack, manager, "_get_session_config", get_session_config)
 
 
+def preserve_modes(stack: ExitStack) -> None:
+    """Leaves each submodule in the mode that it is in."""
+    import torch.onnx
+
+    engine = importlib.import_module("onnxruntime.training.ortmodule").ORTModule
+
+    def train(self: Any, mode: bool = True) -> Any:
+        self.training = mode
+        return self
+
+    set_attribute(stack, engine, "train", train)
+    export = torch.onnx.export
+
+    @functools.wraps(export)
+    def export_preserving(*args: Any, **kwargs: Any) -> Any:
+        return export(*args, **{**kwargs, "training": torch.onnx.TrainingMode.PRESERVE})
+
+    set_attribute(stack, torch.onnx, "export", export_preserving)
+
+
 def choose_exporter(stack: ExitStack) -> None:
     """Exports with the TorchScript exporter unless told otherwise."""
     import torch.onnx

@@ -108,6 +108,18 @@ PATCHES: tuple[Patch, ...] = (
         apply=mends.choose_exporter,
     ),
     Patch(
+        name="submodule-modes",
+        target="torch.onnx.export, ORTModule.train",
+        versions="onnxruntime-training 1.19.2",
+        why="every submodule is put into training mode, those in eval mode too: the dropout of a "
+        "frozen encoder comes back to life",
+        upstream=_UNMAINTAINED,
+        until="ORTModule exports with TrainingMode.PRESERVE",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=mends.preserve_modes,
+    ),
+    Patch(
         name="no-fallback",
         target="ORTMODULE_FALLBACK_POLICY",
         versions="onnxruntime-training 1.19.2",

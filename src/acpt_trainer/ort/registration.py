@@ -73,6 +73,7 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "aten::scaled_dot_product_attention": attention.scaled_dot_product_attention,
         "aten::where": selection.where,
         "::embedding": selection.embedding,
+        "aten::batch_norm": normalization.batch_norm,
         "aten::detach": selection.detach,
         "prim::ConstantChunk": sequences.constant_chunk(chosen["prim::ConstantChunk"]),
         "aten::diff": sequences.diff,

@@ -14,21 +14,24 @@ from acpt_trainer.ort.cuda import stream_of
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.nested import flatten
 from acpt_trainer.ort.recompute import level_for
+from acpt_trainer.ort.settings import changed_settings, settings
 
 # Numbers that differ per step: baked into a graph as constants they would be silently wrong.
 STEP_NUMBERS = ("num_items_in_batch",)
+
+_SETTINGS = "attributes of submodules"
 
 Tensors = dict[str, torch.Tensor]
 Schema = dict[str, Any]
 
 
 def split_arguments(
-    model: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensors, dict[str, Any]]:
     """Splits a call's arguments into tensors and the rest.
 
     Args:
-        model: The model's class, for messages.
+        model: The model that is called.
         signature: That of its forward.
         args: The call's positional arguments.
         kwargs: The call's named arguments.
@@ -46,10 +49,12 @@ def split_arguments(
         if kind is inspect.Parameter.VAR_KEYWORD:
             flat.update(value)
         elif kind is inspect.Parameter.VAR_POSITIONAL:
-            raise GraphBuildError(f"{model}.forward takes *{name}; name its arguments")
+            raise GraphBuildError(
+                f"{type(model).__name__}.forward takes *{name}; name its arguments"
+            )
         else:
             flat[name] = value
-    if "use_cache" in signature.parameters:
+    if _has_cache(model, signature):
         flat["use_cache"] = False  # a key-value cache has no use in training and no ONNX form
     for name in STEP_NUMBERS:
         if isinstance(flat.get(name), (int, float)):
@@ -62,7 +67,7 @@ def split_arguments(
         elif _is_plain(value):
             fixed[name] = value
         else:
-            fixed[name] = _nested(model, name, value, tensors)
+            fixed[name] = _nested(type(model).__name__, name, value, tensors)
     return tensors, fixed
 
 
@@ -92,9 +97,35 @@ def schema_of(
         "parameters": tuple((p.requires_grad, p.dtype, p.shape) for p in model.parameters()),
         "autocast": torch.get_autocast_dtype(device.type) if autocast else None,
         "training mode of submodules": tuple(m.training for m in model.modules()),
+        _SETTINGS: settings(model),
         "stream": stream_of(device),
         "recompute": level_for(model, recompute),
     }
+
+
+def differences(model: nn.Module, before: Schema, after: Schema) -> dict[str, str]:
+    """What differs between two schemas, and how."""
+    found: dict[str, str] = {}
+    for name, value in after.items():
+        if value == before[name]:
+            continue
+        if name == _SETTINGS:
+            how = changed_settings(model, before[name], value)
+            found[f"{name} ({how})"] = how
+        else:
+            found[name] = f"{name}: from {before[name]} to {value}"
+    return found
+
+
+def _has_cache(model: nn.Module, signature: inspect.Signature) -> bool:
+    """Whether a call may ask for a key-value cache: of the model, or of the one PEFT wraps."""
+    if "use_cache" in signature.parameters:
+        return True
+    passed_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    wrapped = getattr(model, "get_base_model", None)
+    if not passed_on or wrapped is None:
+        return False
+    return "use_cache" in inspect.signature(wrapped().forward).parameters
 
 
 def _is_plain(value: Any) -> bool:

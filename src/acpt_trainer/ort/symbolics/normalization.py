@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from acpt_trainer.ort.symbolics import values
@@ -105,3 +106,43 @@ def rms_norm(g: Any, input: Any, normalized_shape: Any, weight: Any, epsilon: An
         out = g.op("Mul", out, weight)
     out.setType(input.type())
     return out
+
+
+def batch_norm(
+    g: Any,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: Any,
+    momentum: Any,
+    eps: Any,
+    cudnn_enabled: Any,
+) -> Any:
+    """Batch normalization with frozen statistics as what it is: a scale and a shift.
+
+    ONNX Runtime takes every `BatchNormalization` of a training graph for one that is training.
+    """
+    import torch
+
+    helper = values.helper()
+    if helper._maybe_get_const(training, "b"):
+        opset14 = importlib.import_module(
+            "torch.onnx._internal.torchscript_exporter.symbolic_opset14"
+        )
+        return opset14.batch_norm(
+            g, input, weight, bias, mean, variance, training, momentum, eps, cudnn_enabled
+        )
+    epsilon = values.constant(
+        g, helper._maybe_get_const(eps, "f"), values.scalar_type(input).dtype()
+    )
+    scale = g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, epsilon)))
+    if values.given(weight):
+        scale = g.op("Mul", scale, weight)
+    shift = g.op("Neg", g.op("Mul", mean, scale))
+    if values.given(bias):
+        shift = g.op("Add", shift, bias)
+    axes = values.constant(g, list(range(1, helper._get_tensor_rank(input) - 1)), torch.int64)
+    scale, shift = (g.op("Unsqueeze", v, axes) for v in (scale, shift))
+    return g.op("Add", g.op("Mul", input, scale), shift)
