@@ -81,6 +81,8 @@ def set_dropout(config: Any, rate: float) -> None:
             set_dropout(value, rate)
         elif name == "apply_spec_augment":
             config.apply_spec_augment = False
+        elif name in ("mask_time_prob", "mask_feature_prob"):
+            setattr(config, name, 0.0)  # not every family asks `apply_spec_augment`
         elif isinstance(value, float) and "drop" in name:
             whole = any(word in name for word in ("layer", "path", "token"))
             setattr(config, name, 0.0 if whole else rate)

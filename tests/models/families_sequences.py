@@ -48,7 +48,8 @@ ENTRIES = (
            "decoder_attention_heads": 4, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
            "vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id":
            0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
-           "num_global_tokens": 4, "block_size": 8, "stagger_local_blocks": False}, TRANSLATION),
+           "num_global_tokens": 4, "block_size": 8, "stagger_local_blocks": False}, TRANSLATION,
+           refused={"exact": "2 graphs"}),
     family("bigbird_pegasus", "text", "BigBirdPegasusForConditionalGeneration",
            {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads":
            4, "decoder_attention_heads": 4, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,

@@ -43,7 +43,8 @@ ENTRIES = (
            "sr_ratios": [4, 2, 1, 1], "decoder_hidden_size": 16, "image_size": 64},
            LARGE_IMAGES),
     family("poolformer", "vision", "PoolFormerForImageClassification", {"depths": [1, 1,
-           1, 1], "hidden_sizes": [16, 16, 32, 32]}, LARGE_IMAGES),
+           1, 1], "hidden_sizes": [16, 16, 32, 32]}, LARGE_IMAGES, refused={"exact":
+           "count_include_pad"}),
     family("pvt", "vision", "PvtForImageClassification", {"image_size": 64, "depths": [1,
            1, 1, 1], "hidden_sizes": [16, 16, 32, 32], "num_attention_heads": [1, 2, 2, 4],
            "sequence_reduction_ratios": [4, 2, 1, 1], "mlp_ratios": [2, 2, 2, 2]}, LARGE_IMAGES,
@@ -65,5 +66,6 @@ ENTRIES = (
            16, "depths": [1, 1], "num_heads": [1, 2], "query_stride": [2, 2], "masked_unit_size":
            [4, 4], "num_query_pool": 1}, images),
     family("bit", "vision", "BitForImageClassification", {"embedding_size": 32,
-           "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 8}, images),
+           "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 8}, images,
+           refused={"exact": "cannot train"}),
 )

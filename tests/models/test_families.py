@@ -20,7 +20,7 @@ def test_family_trains_as_in_pytorch(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", families())
-def test_family_holds_or_is_refused_as_said(name: str) -> None:
+def test_family_holds_or_does_not_as_said(name: str) -> None:
     rows: list[Row] = []
     run_jobs([Job(name, "default", ("exact",))], rows.append)
     (row,) = rows
@@ -28,5 +28,5 @@ def test_family_holds_or_is_refused_as_said(name: str) -> None:
     if reason is None:
         assert row.status == "holds", row.reason
     else:
-        assert row.status == "refused"
+        assert row.status in ("refused", "differs")
         assert reason in row.reason
