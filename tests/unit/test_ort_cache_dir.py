@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,25 @@ def test_cache_dir_is_the_variables_then_xdgs_then_the_homes(
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
     assert cache_dir("exports") == tmp_path / "home/.cache/acpt_trainer/exports"
     assert cache_dir("exports").is_dir()
+
+
+def test_taking_turns_needs_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: Any) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with (
+        pytest.raises(OSError, match="no locks on the file system"),
+        taking_turns(tmp_path / "thing"),
+    ):
+        pytest.fail("went in")
+
+
+def test_taking_turns_lets_go_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NotImplementedError), taking_turns(tmp_path / "thing"):
+        raise NotImplementedError
+    with taking_turns(tmp_path / "thing", seconds=1):
+        pass
 
 
 def test_taking_turns_keeps_another_process_out_until_it_ends(tmp_path: Path) -> None:

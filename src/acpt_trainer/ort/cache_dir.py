@@ -51,10 +51,16 @@ def taking_turns(path: Path, seconds: float = 600.0) -> Iterator[None]:
 
     Raises:
         TimeoutError: If another process held it for that long.
-        OSError: If the lock file cannot be made.
+        OSError: If the lock file cannot be made, or the file system has no locks.
     """
     import filelock  # comes with torch
 
     lock = filelock.FileLock(path.with_name(path.name + ".lock"), timeout=seconds)
-    with lock:
+    try:
+        lock.acquire()
+    except NotImplementedError as error:  # filelock's word for it
+        raise OSError(f"no locks on the file system of {path.parent}") from error
+    try:
         yield
+    finally:
+        lock.release()
