@@ -67,7 +67,16 @@ class NotEngagedError(AcptError):
 
 
 class GraphBuildError(AcptError):
-    """ONNX Runtime could not turn the model into a training graph."""
+    """ONNX Runtime could not turn the model into a training graph.
+
+    Args:
+        message: What is wrong.
+        fix: What to do about it, where there is more to do than take another strategy.
+    """
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 def raise_if_any(problems: Iterable[Problem], headline: str = "Cannot start") -> None:

@@ -208,34 +208,6 @@ def test_grouped_convolution_gradients_equal_pytorch() -> None:
     assert_same_gradients(model, reference)
 
 
-def test_custom_autograd_function_is_refused_and_works_again_in_pytorch() -> None:
-    class Tripled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            return x * x
-
-        @staticmethod
-        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-            return 3 * grad
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Tripled.apply(self.layer(x)).sum()
-
-    model = Model()
-    attach(model)
-    with pytest.raises(GraphBuildError, match=r"Tripled.*(?s:.*)where: .*in forward(?s:.*)no_acc"):
-        model(x=torch.randn(2, 3))
-
-    x = torch.ones(1, requires_grad=True)
-    Tripled.apply(x).backward()
-    assert x.grad.item() == 3
-
-
 def test_operator_without_an_onnx_form_is_named() -> None:
     class Singular(nn.Module):
         def __init__(self) -> None:

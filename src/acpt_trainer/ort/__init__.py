@@ -14,6 +14,8 @@
 * `selfcheck`: a small step compared with PyTorch's, for versions never tested.
 * `cuda`: what a GPU needs, checked before it is used.
 * `recompute`: gradient checkpointing in ONNX Runtime.
+* `custom_functions`: custom autograd functions, run in Python as they are or refused.
+* `extensions`: the C++ extensions of ORTModule, built when a graph needs one.
 * `graph`: evidence read from the training graph.
 * `explain`: what an export failure means, and the way out.
 

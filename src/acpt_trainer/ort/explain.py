@@ -108,6 +108,6 @@ def explained(
     return GraphBuildError(
         f"ONNX Runtime cannot train {name}: {cause}.\n"
         f"    where: {where}\n"
-        f"    fix:   {WAY_OUT}.\n"
+        f"    fix:   {(ours[-1].fix if ours else None) or WAY_OUT}.\n"
         "    This step was not run; this package never falls back to PyTorch silently."
     )

@@ -16,10 +16,11 @@ import types
 from contextlib import ExitStack
 from typing import Any
 
+from acpt_trainer.ort.extensions import PACKAGE as _EXTENSIONS
+from acpt_trainer.ort.extensions import sources
 from acpt_trainer.requirements import import_deepspeed
 
 _EXPORTER = "torch.onnx._internal.torchscript_exporter"
-_EXTENSIONS = "onnxruntime.training.ortmodule.torch_cpp_extensions"
 
 
 def always() -> bool:
@@ -87,25 +88,11 @@ def alias_exporter(stack: ExitStack) -> None:
             set_attribute(stack, public, name, getattr(private, name))
 
 
-def extensions_absent() -> bool:
-    """Whether `torch_ort.configure` has not compiled the extensions."""
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    folder = os.path.join(spec.submodule_search_locations[0], *_EXTENSIONS.split(".")[1:])
-    return not any(
-        name.endswith((".so", ".dll", ".dylib"))
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
-
-
-def replace_extensions(stack: ExitStack) -> None:
-    """Stands in for the two compiled extensions, with custom functions switched off."""
-    folder = importlib.util.find_spec("onnxruntime").submodule_search_locations[0]  # type: ignore[union-attr,index]
+def load_extensions_on_demand(stack: ExitStack) -> None:
+    """Stands in for the two compiled extensions until `extensions.require` brings one in."""
     package = types.ModuleType(_EXTENSIONS)
-    package.__path__ = [os.path.join(folder, *_EXTENSIONS.split(".")[1:])]
-    # ORTModule asks this before it starts. Our symbolics export no operator that needs them.
+    package.__path__ = [str(sources.folder())]
+    # ORTModule asks this before it starts, when nobody knows yet whether a graph needs one.
     package.is_installed = lambda path: True  # type: ignore[attr-defined]
     cpu = types.ModuleType(f"{_EXTENSIONS}.cpu")
     cpu.__path__ = [os.path.join(package.__path__[0], "cpu")]
@@ -116,7 +103,7 @@ def replace_extensions(stack: ExitStack) -> None:
     for module in (package, cpu, executor, interop):
         module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, loader=None)
         set_module(stack, module.__name__, module)
-    # Read when ORTModule is imported: without the extension there is nothing to run PythonOps.
+    # Read when ORTModule is imported, which would then ask the extension for its runners.
     set_variable(stack, "ORTMODULE_ENABLE_CUSTOM_AUTOGRAD", "0")
 
 
@@ -217,22 +204,3 @@ def register_symbolics(stack: ExitStack) -> None:
     from acpt_trainer.ort import registration
 
     stack.enter_context(registration.registered())
-
-
-def refuse_custom_functions(stack: ExitStack) -> None:
-    """Raises for a custom function of the model's; ORTModule's own pass."""
-    import torch
-
-    from acpt_trainer.errors import GraphBuildError
-
-    original = vars(torch.autograd.Function)["apply"].__func__
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if cls.__module__.startswith("onnxruntime."):
-            return original(cls, *args, **kwargs)  # ORTModule's own: it knows their gradients
-        raise GraphBuildError(
-            f"the model uses the custom torch.autograd.Function "
-            f"{cls.__module__}.{cls.__qualname__}, whose backward ONNX Runtime cannot run"
-        )
-
-    set_attribute(stack, torch.autograd.Function, "apply", classmethod(apply))

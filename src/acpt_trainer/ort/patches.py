@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from acpt_trainer.ort import (
     cuda,
+    custom_functions,
     deferred,
     export,
     foreign_draws,
@@ -36,16 +37,16 @@ PATCHES: tuple[Patch, ...] = (
         apply=mends.alias_exporter,
     ),
     Patch(
-        name="no-extensions",
+        name="extensions-on-demand",
         target="onnxruntime.training.ortmodule.torch_cpp_extensions",
-        versions="onnxruntime-training 1.19.2 where `torch_ort.configure` was not run",
-        why="ORTModule refuses to start without two C++ extensions, of which one does not compile "
-        "on torch 2.13; our symbolics export no operator that needs them",
+        versions="onnxruntime-training 1.19.2",
+        why="ORTModule refuses to start without two C++ extensions, compiled by hand into "
+        "site-packages, of which one does not compile on torch 2.13; most graphs need neither",
         upstream=_UNMAINTAINED,
         until="the extensions are shipped compiled",
         scope=Scope.PROCESS,
-        needed=mends.extensions_absent,
-        apply=mends.replace_extensions,
+        needed=mends.always,
+        apply=mends.load_extensions_on_demand,
     ),
     Patch(
         name="contained-import",
@@ -156,15 +157,15 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         name="no-inlined-functions",
-        target="torch.autograd.Function.apply",
-        versions="all",
+        target="prim::PythonOp and _run_symbolic_method in the TorchScript exporter",
+        versions="torch 2.13 with onnxruntime-training 1.19.2",
         why="without the interop extension the exporter inlines a custom function's forward and "
         "differentiates that: the custom backward is silently lost",
         upstream=_UNMAINTAINED,
-        until="PythonOp runs on current torch",
+        until="ORTModule brings the extension in itself",
         scope=Scope.BUILD,
         needed=mends.always,
-        apply=mends.refuse_custom_functions,
+        apply=custom_functions.export_in_python,
     ),
     Patch(
         name="deferred-ctc",
@@ -204,7 +205,7 @@ PATCHES: tuple[Patch, ...] = (
         name="bloom-gelu",
         target="transformers.models.bloom.modeling_bloom.GeLUFunction",
         versions="transformers 5",
-        why="a custom function, which would be refused; its backward is the derivative of its "
+        why="a custom function, which would need a compiler; its backward is the derivative of its "
         "forward, so the graph's own gradient is the same",
         upstream=_NOT_REPORTED,
         until="Bloom uses torch's GELU",
