@@ -1,4 +1,4 @@
-"""A user's script whose model branches on its data, so that `ort` refuses it. Usage: STRATEGY OUT."""
+"""A user's script whose model branches on its data: `ort` refuses it. Usage: STRATEGY OUT."""
 
 from __future__ import annotations
 
