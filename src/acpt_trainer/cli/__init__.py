@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from acpt_trainer.cli.env import show_environment
 from acpt_trainer.errors import reported_errors
 from acpt_trainer.registry import available_strategies, get_strategy
 
@@ -39,6 +40,9 @@ def strategies(as_json: Json = False) -> None:
         typer.echo(f"{entry['name']:<8} {entry['description']}")
         for problem in entry["missing"]:
             typer.echo(f"         not here: {problem['what']}\n         fix: {problem['fix']}")
+
+
+app.command("env")(show_environment)
 
 
 def main() -> None:

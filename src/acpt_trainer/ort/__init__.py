@@ -19,6 +19,6 @@
 * `graph`: evidence read from the training graph.
 * `explain`: what an export failure means, and the way out.
 
-Nothing outside `acpt_trainer.strategies.ortmodule` uses them, and none is imported before an `ort`
-strategy starts.
+Nothing outside `acpt_trainer.strategies` uses them, and none is imported before an `ort` strategy
+starts or the command line looks at one.
 """
