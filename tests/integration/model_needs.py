@@ -52,6 +52,7 @@ def refuses(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 # By the patch's name: what holds with it, and what is said without it.
 MODELS_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
+    "no-density": (partial(trains_in_three_shapes, "distilbert"), "float()"),
     "deferred-ctc": (partial(trains_in_three_shapes, "wav2vec2 (CTC)"), "ctc_loss"),
     "traced-len": (partial(trains_in_three_shapes, "clip"), "graphs for three shapes"),
     "traced-span": (partial(trains_in_three_shapes, "deberta"), "graphs for three shapes"),
@@ -60,7 +61,7 @@ MODELS_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
         partial(refuses, lambda x: x * random.random()),
         "the same numbers at each step",
     ),
-    "traced-spec-augment": (masks_anew_at_each_step, "the mask is the same"),
+    "traced-spec-augment": (masks_anew_at_each_step, "numpy.random.rand"),
 }
 
 

@@ -287,7 +287,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "told-outputs": Need(runs_the_model_once, "the model was run 2 times with data"),
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
-    "gradient-flow": Need(follows_autograd, "gradients of frozen parameters are computed"),
+    "gradient-flow": Need(follows_autograd, "does not require grad"),
     "shared-stream": Need(trains, "not needed without a GPU"),
     "no-repeated-dropout": Need(recomputes_with_the_masks_of_the_forward, "are not close"),
     "no-lost-checkpoints": Need(refuses_checkpoints_that_would_be_lost, "was lost without a word"),
@@ -340,20 +340,10 @@ def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return functional.embedding(x, w, padding_idx=0)
 
 
-@needs("ConstantChunk", (24, 4), [numbers(*s, 4) for s in ((2, 6), (2, 5), (3, 5))])
+@needs("ConstantChunk", (4, 8), [numbers(2, 4), numbers(3, 4)])
 def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    # What DeBERTa does with relative positions; a chunk by itself hides it.
-    rows, length = x.size(0), x.size(1)
-    positions = torch.arange(24).expand((1, -1))[:, :length]
-    hidden = x + functional.embedding(positions, w)
-    heads = (hidden @ w.transpose(0, 1)).view(rows, length, 2, 12).permute(0, 2, 1, 3)
-    query, key, value = heads.chunk(3, dim=-1)
-    distance = torch.arange(length)[:, None] - torch.arange(length)[None]
-    distance = (distance + length).clamp(0, 2 * length - 1)[None, None]
-    scores = query @ key.transpose(-1, -2)
-    content = query @ w[: 2 * length, :4].transpose(0, 1)
-    relative = torch.gather(content, -1, distance.expand(scores.size(0), 2, length, length))
-    return torch.softmax(scores + relative, -1) @ value
+    first, second, rest = (x @ w).chunk(3, -1)  # of 3, 3 and 2
+    return first * second + functional.pad(rest, (0, 1))
 
 
 @needs("detach")
@@ -448,6 +438,20 @@ def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return functional.adaptive_avg_pool2d(x @ w, 1)
 
 
+for _name in ("mish", "elu", "celu", "selu"):
+    needs(_name)(lambda w, x, name=_name: getattr(functional, name)(3 * x @ w))
+
+
+@needs("flip", (4, 6), [numbers(2, 4), numbers(3, 4)])
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x @ w).flip(0, 1)
+
+
+@needs("index_add")
+def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(2, 3).index_add(1, torch.tensor([0, 1, 1, 2, 0, 1]), x @ w)
+
+
 def pools(name: str, pool: Callable[..., Any], *shape: int) -> None:
     needs(name, (6, 6), [numbers(*shape), numbers(*shape)[:1]])(lambda w, x: pool(x @ w))
 
@@ -495,7 +499,8 @@ def needs_each(**expressions: Callable[..., Any]) -> None:
 
 needs_each(
     pow=lambda y: 2.0**y,
-    softplus=lambda y: functional.softplus(y, beta=2.0),
+    # At zero its gradient is a half.
+    softplus=lambda y: functional.softplus(y, beta=2.0) + functional.softplus(y - y.detach()),
     hardsigmoid=functional.hardsigmoid,
     hardswish=functional.hardswish,
     expm1=torch.expm1,
@@ -540,7 +545,19 @@ SYMBOLICS_NEEDED["_convolution_mode"] = partial(convolves_within_its_memory, "sa
 # --- gradients -----------------------------------------------------------------------------------
 
 # By the key of ORTModule's gradient registry.
-GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {"::Shrink": SYMBOLICS_NEEDED["embedding"]}
+GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {
+    "::Shrink": SYMBOLICS_NEEDED["embedding"],
+    "::CumSum": partial(same_as_pytorch, lambda w, x: (x @ w).cumsum(0), (4, 6), numbers(2, 4)),
+    **{
+        f"::{name.capitalize()}": partial(
+            same_as_pytorch,
+            lambda w, x, name=name: x @ w * getattr(torch, name)(x @ w),
+            (4, 6),
+            numbers(2, 4),
+        )
+        for name in ("sign", "floor", "ceil", "round")
+    },
+}
 
 # --- trying them ---------------------------------------------------------------------------------
 

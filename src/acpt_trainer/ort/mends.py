@@ -199,6 +199,15 @@ def disable_fallback(stack: ExitStack) -> None:
     set_variable(stack, "ORTMODULE_FALLBACK_RETRY", "false")
 
 
+def ignore_density(stack: ExitStack) -> None:
+    """Leaves out the hooks that count padding in the first batch."""
+    manager = importlib.import_module(
+        "onnxruntime.training.ortmodule._graph_transition_manager"
+    ).GraphTransitionManager
+    for name in ("_add_check_embedding_sparsity_hook", "_add_check_label_sparsity_hook"):
+        set_attribute(stack, manager, name, staticmethod(lambda *_: []))
+
+
 def register_symbolics(stack: ExitStack) -> None:
     """Holds our symbolics in the exporter."""
     from acpt_trainer.ort import registration

@@ -41,7 +41,17 @@ ATEN_SYMBOLICS = (
     "max_pool2d",
 )
 
-ACTIVATION_SYMBOLICS = ("pow", "softplus", "hardsigmoid", "hardswish", "expm1")
+ACTIVATION_SYMBOLICS = (
+    "pow",
+    "softplus",
+    "mish",
+    "hardsigmoid",
+    "hardswish",
+    "expm1",
+    "elu",
+    "celu",
+    "selu",
+)
 
 # Made of Dropout's coin flips; what else draws random numbers is refused.
 RANDOM_SYMBOLICS = (
@@ -67,7 +77,7 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
     """The whole set to export with: ORTModule's own, less the ATen ones, with ours on top."""
     chosen = {k: fn for k, fn in upstream.items() if k.split("::")[-1] not in ATEN_SYMBOLICS}
     by_number = chosen.pop("::_convolution")
-    by_mode = chosen.pop("::_convolution_mode")
+    chosen.pop("::_convolution_mode")
     return {
         **chosen,
         "aten::scaled_dot_product_attention": attention.scaled_dot_product_attention,
@@ -93,11 +103,20 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "aten::group_norm": normalization.group_norm,
         "aten::instance_norm": normalization.instance_norm,
         "aten::index_put": selection.index_put,
+        "aten::index_add": selection.index_add,
+        "aten::diagonal": selection.diagonal,
+        "aten::flip": sequences.flip,
         **{f"aten::{name}": getattr(randomness, name) for name in RANDOM_SYMBOLICS},
         **{f"aten::{name}": randomness.refused(name) for name in REFUSED_RANDOM},
         "aten::_convolution": convolution.grouped_convolution(by_number),
-        "aten::_convolution_mode": convolution.grouped_convolution_mode(by_mode),
+        "aten::_convolution_mode": convolution.convolution_mode,
     }
+
+
+def _cumulative_gradient() -> Sequence[Any]:
+    """Each element is in all sums from its place on: summed from the end."""
+    reverse = {"reverse": {"value": 1, "dtype": "int"}}
+    return [("CumSum", ["GO(0)", "I(1)"], ["GI(0)"], reverse)]
 
 
 @contextlib.contextmanager
@@ -116,7 +135,9 @@ def registered() -> Iterator[None]:
     gradients = _custom_gradient_registry.CustomGradientRegistry
     upstream = dict(registry._SYMBOLICS)
     registry._SYMBOLICS = _symbolics(upstream)
-    gradients.register("", "Shrink", (), _zero_gradient)
+    for name in ("Shrink", "Sign", "Floor", "Ceil", "Round"):
+        gradients.register("", name, (), _zero_gradient)
+    gradients.register("", "CumSum", (), _cumulative_gradient)
     try:
         yield  # ORTModule registers what it finds in the two registries when it is constructed.
     finally:

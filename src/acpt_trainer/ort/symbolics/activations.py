@@ -9,6 +9,14 @@ from typing import Any
 from acpt_trainer.ort.symbolics import values
 
 
+def _number(g: Any, number: float, like: Any) -> Any:
+    return values.constant(g, number, values.scalar_type(like).dtype())
+
+
+def _read(value: Any, default: float) -> float:
+    return float(values.helper()._maybe_get_const(value, "f")) if values.given(value) else default
+
+
 def pow(g: Any, self: Any, exponent: Any) -> Any:
     """A number to the power of a tensor as `exp(exponent * log(number))`.
 
@@ -27,17 +35,24 @@ def pow(g: Any, self: Any, exponent: Any) -> Any:
     return g.op("Exp", g.op("Mul", exponent, log))
 
 
-def softplus(g: Any, self: Any, beta: Any, threshold: Any) -> Any:
-    """`softplus` as `relu(x) - log(sigmoid(|x|))`: `Softplus` has no gradient.
+def softplus(g: Any, self: Any, beta: Any = None, threshold: Any = None) -> Any:
+    """`softplus` as `log(exp(x) + 1)` up to the threshold and x beyond: `Softplus` has no gradient.
 
-    The threshold, beyond which PyTorch returns x itself, makes no difference that a float holds.
+    As in PyTorch, and with its gradient of a half at zero, where forms made of `Relu` have none.
     """
-    dtype = values.scalar_type(self).dtype()
-    beta = values.helper()._maybe_get_const(beta, "f")
-    x = self if beta == 1 else g.op("Mul", self, values.constant(g, beta, dtype))
-    tail = g.op("Log", g.op("Sigmoid", g.op("Abs", x)))
-    out = g.op("Sub", g.op("Relu", x), tail)
-    return out if beta == 1 else g.op("Div", out, values.constant(g, beta, dtype))
+    beta, threshold = _read(beta, 1.0), _read(threshold, 20.0)
+    x = self if beta == 1 else g.op("Mul", self, _number(g, beta, self))
+    large = g.op("Greater", x, _number(g, threshold, self))
+    within = g.op("Where", large, _number(g, threshold, self), x)  # exp of the rest overflows
+    soft = g.op("Log", g.op("Add", g.op("Exp", within), _number(g, 1.0, self)))
+    if beta != 1:
+        soft = g.op("Div", soft, _number(g, beta, self))
+    return g.op("Where", large, self, soft)
+
+
+def mish(g: Any, self: Any) -> Any:
+    """`mish`, made of `softplus`."""
+    return g.op("Mul", self, g.op("Tanh", softplus(g, self)))
 
 
 def hardsigmoid(g: Any, self: Any) -> Any:
@@ -62,3 +77,28 @@ def expm1(g: Any, self: Any) -> Any:
     half = g.op("Mul", self, values.constant(g, 0.5, dtype))
     more = g.op("Add", g.op("Exp", self), values.constant(g, 1.0, dtype))
     return g.op("Mul", g.op("Tanh", half), more)
+
+
+def _bent(g: Any, self: Any, alpha: float, scale: float, input_scale: float) -> Any:
+    positive = g.op("Greater", self, _number(g, 0.0, self))
+    # What is not chosen must not overflow: its gradient would be 0 times infinity.
+    below = g.op("Where", positive, _number(g, 0.0, self), self)
+    grown = g.op("Exp", g.op("Mul", below, _number(g, input_scale, self)))
+    bent = g.op("Sub", grown, _number(g, 1.0, self))
+    bent = g.op("Mul", bent, _number(g, alpha * scale, self))
+    return g.op("Where", positive, g.op("Mul", self, _number(g, scale, self)), bent)
+
+
+def elu(g: Any, self: Any, alpha: Any = None, scale: Any = None, input_scale: Any = None) -> Any:
+    """`elu`."""
+    return _bent(g, self, _read(alpha, 1.0), _read(scale, 1.0), _read(input_scale, 1.0))
+
+
+def celu(g: Any, self: Any, alpha: Any = None) -> Any:
+    """`celu`."""
+    return _bent(g, self, _read(alpha, 1.0), 1.0, 1.0 / _read(alpha, 1.0))
+
+
+def selu(g: Any, self: Any) -> Any:
+    """`selu`, with the constants of its paper (https://arxiv.org/abs/1706.02515)."""
+    return _bent(g, self, 1.6732632423543772, 1.0507009873554805, 1.0)

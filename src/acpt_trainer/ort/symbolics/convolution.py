@@ -67,29 +67,37 @@ def grouped_convolution(upstream: Callable[..., Any]) -> Callable[..., Any]:
     return symbolic
 
 
-def grouped_convolution_mode(upstream: Callable[..., Any]) -> Callable[..., Any]:
-    """Convolutions that are padded to the "same" length, or not ("valid")."""
+def convolution_mode(
+    g: Any,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+) -> Any:
+    """Convolutions padded to the "same" length, or not ("valid"), with the pads as numbers.
 
-    def symbolic(
-        g: Any,
-        input: Any,
-        weight: Any,
-        bias: Any,
-        stride: Any,
-        padding: Any,
-        dilation: Any,
-        groups: Any,
-    ) -> Any:
-        helper = values.helper()
-        strides = helper._maybe_get_const(stride, "is")
-        group = helper._maybe_get_const(groups, "i")
-        if len(strides) != 1 or group == 1:
-            return upstream(g, input, weight, bias, stride, padding, dilation, groups)
-        total = 0
-        if helper._maybe_get_const(padding, "s") == "same":
-            width = helper._get_tensor_sizes(weight)[2]
-            total = helper._maybe_get_const(dilation, "is")[0] * (width - 1)
-        pads = (total // 2, total - total // 2)
-        return _of_height_one(g, (input, weight, bias), stride, pads, dilation, group)
-
-    return symbolic
+    The exporter leaves them to ONNX Runtime (`auto_pad`), whose gradient then is of other pads.
+    """
+    helper = values.helper()
+    strides = helper._maybe_get_const(stride, "is")
+    dilations = helper._maybe_get_const(dilation, "is")
+    group = helper._maybe_get_const(groups, "i")
+    kernel = helper._get_tensor_sizes(weight)[2:]
+    same = helper._maybe_get_const(padding, "s") == "same"
+    spread = [d * (k - 1) if same else 0 for d, k in zip(dilations, kernel, strict=True)]
+    before, after = [s // 2 for s in spread], [s - s // 2 for s in spread]
+    if len(strides) == 1 and group > 1:
+        operands = (input, weight, bias)
+        return _of_height_one(g, operands, stride, (before[0], after[0]), dilation, group)
+    return g.op(
+        "Conv",
+        *[v for v in (input, weight, bias) if values.given(v)],
+        kernel_shape_i=kernel,
+        strides_i=strides,
+        pads_i=[*before, *after],
+        dilations_i=dilations,
+        group_i=group,
+    )

@@ -112,3 +112,46 @@ def detach(g: Any, self: Any) -> Any:
     stopped = g.op("Shrink", self, lambd_f=0.0, bias_f=0.0)
     stopped.setType(self.type())
     return stopped
+
+
+def index_add(g: Any, self: Any, dim: Any, index: Any, source: Any, alpha: Any = None) -> Any:
+    """`index_add` by `ScatterElements` that adds; the exporter's keeps one of equal indices."""
+    import torch
+
+    opset16 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset16")
+    helper = values.helper()
+    dim, rank = helper._maybe_get_const(dim, "i"), helper._get_tensor_rank(self)
+    if values.given(alpha) and helper._maybe_get_const(alpha, "f") != 1:
+        return helper._unimplemented("index_add", "alpha other than 1")
+    shape = [1] * rank
+    shape[dim] = -1
+    spread = g.op("Reshape", index, values.constant(g, shape, torch.int64))
+    spread = g.op("Expand", spread, g.op("Shape", source))
+    return opset16.scatter_add(g, self, dim % rank, spread, source)
+
+
+def diagonal(g: Any, self: Any, offset: Any, dim1: Any, dim2: Any) -> Any:
+    """`diagonal` as `Gather` of a flat matrix; the exporter's overruns the heap if not square."""
+    import torch
+
+    helper = values.helper()
+    rank = helper._get_tensor_rank(self)
+    offset, *dims = (helper._maybe_get_const(v, "i") for v in (offset, dim1, dim2))
+    rows, columns = (d % rank for d in dims)
+    kept = [d for d in range(rank) if d not in (rows, columns)]
+    moved = g.op("Transpose", self, perm_i=[*kept, rows, columns])
+    zero, one = (values.constant(g, v, torch.int64) for v in (0, 1))
+    height, width = (
+        g.op("Gather", g.op("Shape", self), values.constant(g, d, torch.int64))
+        for d in (rows, columns)
+    )
+    skipped = (
+        values.constant(g, max(-offset, 0), torch.int64),
+        values.constant(g, max(offset, 0), torch.int64),
+    )
+    number = g.op("Min", g.op("Sub", height, skipped[0]), g.op("Sub", width, skipped[1]))
+    steps = g.op("Range", zero, g.op("Max", number, zero), one)
+    first = g.op("Add", g.op("Mul", skipped[0], width), skipped[1])
+    places = g.op("Add", g.op("Mul", steps, g.op("Add", width, one)), first)
+    flat = g.op("Reshape", moved, values.constant(g, [*[0] * len(kept), -1], torch.int64))
+    return g.op("Gather", flat, places, axis_i=len(kept))

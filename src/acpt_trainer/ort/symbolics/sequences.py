@@ -1,4 +1,4 @@
-"""Along one axis: chunk, diff, cumsum, unfold."""
+"""Along one axis: flip, chunk, diff, cumsum, unfold."""
 
 from __future__ import annotations
 
@@ -115,3 +115,18 @@ def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: An
     after = helper._slice_helper(g, sizes, axes=[0], starts=[axis + 1], ends=[2**31])
     merged = g.op("Concat", before, values.constant(g, [-1], torch.int64), after, axis_i=0)
     return g.op("Reshape", repeated, merged)
+
+
+def flip(g: Any, self: Any, dims: Any) -> Any:
+    """`flip` as `Gather`: the exporter's `Slice` of step -1 fails in its gradient."""
+    import torch
+
+    out = self
+    for dim in values.helper()._maybe_get_const(dims, "is"):
+        size = g.op("Gather", g.op("Shape", self), values.constant(g, dim, torch.int64))
+        zero, one = (values.constant(g, v, torch.int64) for v in (0, 1))
+        # Not a range of step -1, of which the exporter infers that it is empty.
+        back = g.op("Sub", g.op("Sub", size, one), g.op("Range", zero, size, one))
+        out = g.op("Gather", out, back, axis_i=dim)
+    out.setType(self.type())
+    return out
