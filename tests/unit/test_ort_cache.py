@@ -181,7 +181,7 @@ def test_cache_key_covers_every_version_and_file(monkeypatch: pytest.MonkeyPatch
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda p: read.append(p.name) or read_bytes(p))
     module._source_digest.__wrapped__()
-    assert {"patches.py", "registration.py", "preview.py", "selection.py"} <= set(read)
+    assert {"exporter.py", "registration.py", "preview.py", "selection.py"} <= set(read)
 
 
 def test_cache_key_is_the_same_before_and_after_a_first_export(cache: ExportCache) -> None:

@@ -7,6 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 
+UNMAINTAINED = "none open: ONNX Runtime training is no longer maintained (onnxruntime#24905)"
+NOT_REPORTED = "not reported to https://github.com/huggingface/transformers/issues"
+
 
 class Scope(Enum):
     """How long a patch stays in place."""

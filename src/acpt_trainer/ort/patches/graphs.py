@@ -1,0 +1,57 @@
+"""What building a training graph wastes or gets wrong."""
+
+from __future__ import annotations
+
+from acpt_trainer.ort import export, mends, recompute
+from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        name="told-outputs",
+        target="onnxruntime.training.ortmodule._io.parse_outputs_for_onnx_export_and_extract_schema",
+        versions="onnxruntime-training 1.19.2",
+        why="the model is copied and run once more only to count its outputs, which takes as long "
+        "as a forward pass and the memory of a second model; see `preview`",
+        upstream=UNMAINTAINED,
+        until="ORTModule learns the outputs from the trace",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=export.tell_outputs,
+    ),
+    Patch(
+        name="export-cache",
+        target="GraphTransitionManager.{get_post_processed_model,_get_exported_model}",
+        versions="onnxruntime-training 1.19.2",
+        why="ORTMODULE_CACHE_DIR finds exports by the names of the model's classes: another "
+        "config, length of a loop or dropout gets the graph of the first one",
+        upstream=UNMAINTAINED,
+        until="ORTModule's cache has a key that tells models apart",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=export.use_cache,
+    ),
+    Patch(
+        name="no-memory-probe",
+        target="TrainingManager._create_execution_agent",
+        versions="onnxruntime-training 1.19.2",
+        why="a second session is built, and thrown away, for memory statistics nobody asked for",
+        upstream=UNMAINTAINED,
+        until="the statistics are made on demand",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=export.probe_memory_on_demand,
+    ),
+    Patch(
+        name="no-repeated-dropout",
+        target="MemoryObserver.find_memory_optimization_opportunity",
+        versions="onnxruntime-training 1.19.2 with recompute",
+        why="a dropout that is computed again draws from a generator of its own: it leaves torch's "
+        "random state, and after a forward without its backward the masks of the two differ and "
+        "gradients are silently wrong",
+        upstream=UNMAINTAINED,
+        until="the memory optimizer keeps the masks",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=recompute.keep_random_numbers,
+    ),
+)
