@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import onnx
+import pytest
 from conftest import launch
 
 from acpt_trainer.ort.patches import PATCHES
@@ -21,3 +24,33 @@ def test_env_checks_a_step_and_lists_every_patch() -> None:
     assert "CPUExecutionProvider" in found["ort"]["providers"]
     assert found["check"]["different"] == []
     assert found["environment"]["OMP_NUM_THREADS"] == "1"
+
+
+def test_graph_writes_the_graph_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACPT_TRAINER_CACHE", str(tmp_path / "cache"))
+    config, out = tmp_path / "config.json", tmp_path / "out" / "graph"
+    made = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 16}
+    config.write_text(json.dumps({**made, "vocab_size": 32, "bos_token_id": 1, "eos_token_id": 2}))
+    command = [*MAIN, "graph", "--model", str(config), "--output_dir", str(out)]
+    command += ["--block_size", "8"]
+
+    done = launch(command, 1, timeout=120)
+    assert done.returncode == 0, done.stderr
+    graph = onnx.load(str(out / "training_graph.onnx")).graph
+    found = json.loads((out / "training_graph.json").read_text())
+    assert found["nodes"] == len(graph.node) == found["forward_nodes"] + found["backward_nodes"]
+    assert found["backward_nodes"] > 10
+    assert found["operators"]["YieldOp"] == 1
+    assert found["cache"] == "miss"
+    assert [2, 8] in found["shapes_of_inputs"]
+    assert any(output.name.endswith("wte.weight_grad") for output in graph.output)
+    assert not [i.name for i in graph.initializer if i.name.endswith(".weight")]
+    assert f"forward {found['forward_nodes']} " in (out / "training_graph.md").read_text()
+
+    again = launch(command, 1, timeout=120)
+    assert again.returncode == 2
+    assert again.stderr.count("error:") == 1
+    assert "there is a training graph already" in again.stderr
+    assert "Traceback" not in again.stderr

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from acpt_trainer.cli.env import show_environment
+from acpt_trainer.cli.graph import write_graph
 from acpt_trainer.errors import reported_errors
 from acpt_trainer.registry import available_strategies, get_strategy
 
@@ -43,6 +44,7 @@ def strategies(as_json: Json = False) -> None:
 
 
 app.command("env")(show_environment)
+app.command("graph")(write_graph)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@
 * `custom_functions`: custom autograd functions, run in Python as they are or refused.
 * `extensions`: the C++ extensions of ORTModule, built when a graph needs one.
 * `graph`: evidence read from the training graph.
+* `write`: a training graph as files.
 * `explain`: what an export failure means, and the way out.
 
 Nothing outside `acpt_trainer.strategies` uses them, and none is imported before an `ort` strategy

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from acpt_trainer.errors import Problem
+from acpt_trainer.errors import NotEngagedError, Problem
 from acpt_trainer.requirements import Requirement
 from acpt_trainer.strategies import ort_recompute
 from acpt_trainer.strategies.base import (
@@ -177,6 +178,28 @@ class OrtStrategy(AcceleratorStrategy):
             if graphs[-1].recompute is not None:
                 evidence["recompute"] = graphs[-1].recompute.to_dict()
         return evidence
+
+    def write_graph(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
+        """Writes the newest training graph as `training_graph.onnx`, `.json` and `.md`.
+
+        Args:
+            folder: Where to write; files of the same names are replaced.
+
+        Returns:
+            What `training_graph.json` holds.
+
+        Raises:
+            NotEngagedError: If ONNX Runtime built no graph yet.
+        """
+        if self._forward is None:
+            raise NotEngagedError(
+                "There is no training graph: the model is not prepared for training, or training "
+                "has ended.\n    where: OrtStrategy.write_graph\n"
+                "    fix:   call it after a training step and before the strategy is closed"
+            )
+        from acpt_trainer.ort.write import write_graph
+
+        return write_graph(self._forward, Path(folder))
 
     def close(self) -> None:
         """Gives the model its own forward back, frees the graphs and undoes the patches."""
