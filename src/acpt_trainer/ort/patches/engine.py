@@ -78,4 +78,16 @@ PATCHES: tuple[Patch, ...] = (
         needed=mends.always,
         apply=mends.share_threads,
     ),
+    Patch(
+        name="no-density",
+        target="GraphTransitionManager._add_check_{embedding,label}_sparsity_hook",
+        versions="onnxruntime-training 1.19.2",
+        why="padding is counted in the first batch, and the graph of every later one is shaped by "
+        "it; the counting reads labels while the model is traced",
+        upstream=UNMAINTAINED,
+        until="ORTModule decides it in the graph",
+        scope=Scope.PROCESS,
+        needed=mends.always,
+        apply=mends.ignore_density,
+    ),
 )

@@ -77,18 +77,6 @@ PATCHES: tuple[Patch, ...] = (
         apply=custom_functions.export_in_python,
     ),
     Patch(
-        name="no-density",
-        target="GraphTransitionManager._add_check_{embedding,label}_sparsity_hook",
-        versions="onnxruntime-training 1.19.2",
-        why="padding is counted in the first batch, and the graph of every later one is shaped by "
-        "it; the counting reads labels while the model is traced",
-        upstream=UNMAINTAINED,
-        until="ORTModule decides it in the graph",
-        scope=Scope.BUILD,
-        needed=mends.always,
-        apply=mends.ignore_density,
-    ),
-    Patch(
         name="deferred-ctc",
         target="torch.nn.functional.ctc_loss",
         versions="all",
