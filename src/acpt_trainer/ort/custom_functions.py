@@ -86,6 +86,8 @@ def _reason_against(function: Any, node: Any, args: tuple[Any, ...]) -> str | No
     """Why a call cannot run exactly as in PyTorch, if so."""
     if function.__name__ == "CheckpointFunction":
         return "is gradient checkpointing, whose layers would run in PyTorch; switch it off"
+    if function.__name__ == "BackwardHookFunction":
+        return "is the backward hook of a layer, which belongs to one step's tensors; take it off"
     for argument, kind in zip(args, node.cconv(), strict=True):
         if kind == "c" and not _is_constant(argument):
             return (
