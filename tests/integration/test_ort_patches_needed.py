@@ -14,17 +14,27 @@ from patch_needs import GRADIENTS_NEEDED, HELD, PATCHES_NEEDED, SYMBOLICS_NEEDED
 
 from acpt_trainer.ort.patches import PATCHES
 
-pytestmark = pytest.mark.slow
-
 ENTER = "has no entry in tests/integration/patch_needs.py; write what breaks without it"
+LONG = 1500
+"""Seconds for all attempts: each of about 140 takes up to a few seconds in a process of its own."""
+
+
+def needs(*arguments: str) -> dict[str, Any]:
+    script = __file__.replace("test_ort_patches_needed", "patch_needs")
+    done = launch([script, *arguments], 1, timeout=LONG)
+    assert done.returncode == 0, done.stderr[-6000:]
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
 
 
 @pytest.fixture(scope="module")
 def tried() -> dict[str, Any]:
-    done = launch([__file__.replace("test_ort_patches_needed", "patch_needs")], 1)
-    assert done.returncode == 0, done.stderr[-6000:]
-    outcomes: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return outcomes
+    return needs()
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Any]:
+    return needs("ours")
 
 
 def check(outcomes: list[str], symptom: str = "") -> None:
@@ -34,6 +44,8 @@ def check(outcomes: list[str], symptom: str = "") -> None:
     assert symptom in off, f"{symptom!r} is not what happened:\n{off}"
 
 
+@pytest.mark.long
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda p: p.name)
 def test_every_patch_has_a_test_that_needs_it(patch: Any, tried: dict[str, Any]) -> None:
     assert patch.name in PATCHES_NEEDED, f"the patch {patch.name} {ENTER}"
@@ -42,23 +54,27 @@ def test_every_patch_has_a_test_that_needs_it(patch: Any, tried: dict[str, Any])
     check(tried["patches"][patch.name], PATCHES_NEEDED[patch.name].symptom)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("name", SYMBOLICS_NEEDED)
 def test_symbolic_is_needed(name: str, tried: dict[str, Any]) -> None:
     check(tried["symbolics"][name])
 
 
+@pytest.mark.long
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("key", GRADIENTS_NEEDED)
 def test_gradient_is_needed(key: str, tried: dict[str, Any]) -> None:
     check(tried["gradients"][key])
 
 
-def test_every_symbolic_has_a_test_that_needs_it(tried: dict[str, Any]) -> None:
-    missing = set(tried["ours"]["symbolics"]) - set(SYMBOLICS_NEEDED)
-    missing |= set(tried["ours"]["gradients"]) - set(GRADIENTS_NEEDED)
+def test_every_symbolic_has_a_test_that_needs_it(ours: dict[str, Any]) -> None:
+    missing = set(ours["symbolics"]) - set(SYMBOLICS_NEEDED)
+    missing |= set(ours["gradients"]) - set(GRADIENTS_NEEDED)
     assert not missing, f"{sorted(missing)} {ENTER}"
 
 
-def test_every_entry_is_of_something_that_exists(tried: dict[str, Any]) -> None:
+def test_every_entry_is_of_something_that_exists(ours: dict[str, Any]) -> None:
     assert set(PATCHES_NEEDED) == {p.name for p in PATCHES}
-    assert set(SYMBOLICS_NEEDED) == set(tried["ours"]["symbolics"])
-    assert set(GRADIENTS_NEEDED) == set(tried["ours"]["gradients"])
+    assert set(SYMBOLICS_NEEDED) == set(ours["symbolics"])
+    assert set(GRADIENTS_NEEDED) == set(ours["gradients"])
