@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from acpt_trainer.ort import patches
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.forward import OrtForward, attach
 
-pytest.importorskip("onnxruntime", reason="needs the extra 'ort'")
+# Not importorskip: a bare import replaces functions of torch for every test after it.
+if importlib.util.find_spec("onnxruntime") is None:
+    pytest.skip("needs the extra 'ort'", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
