@@ -14,6 +14,7 @@ import pytest
 from torch import nn
 
 from acpt_trainer.errors import Problem
+from acpt_trainer.ort import patches
 from acpt_trainer.ort.call import Record
 from acpt_trainer.ort.graph import GraphSummary
 from acpt_trainer.ort.reads import Guard
@@ -166,8 +167,6 @@ def test_ort_refuses_an_unusable_cache(cache: Any) -> None:
 def test_ort_keeps_exports_where_it_is_told(
     monkeypatch: pytest.MonkeyPatch, option: Any, root: Any
 ) -> None:
-    from acpt_trainer.ort import patches
-
     monkeypatch.setattr(patches, "start", lambda: ())
     monkeypatch.setattr(patches, "stop", lambda: None)
     model = OrtStrategy(cache=option).wrap_model(nn.Linear(2, 2))
@@ -274,7 +273,8 @@ def test_status_is_pending_until_both_passes_ran(
     assert status.evidence["forward_calls"] == calls
 
 
-def test_status_is_engaged_with_evidence_of_the_graph() -> None:
+def test_status_is_engaged_with_evidence_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "active", lambda: ("no-nvtx",))
     status = running(Forward(2, 1, graphs=2)).status()
     assert status.status is Status.ENGAGED
     assert status.evidence == {
@@ -283,7 +283,7 @@ def test_status_is_engaged_with_evidence_of_the_graph() -> None:
         "graphs": 2,
         "graphs_limit": 8,
         "re_exports": ["tensor arguments"],
-        "patches": [],
+        "patches": ["no-nvtx"],
         "nodes": 11,  # of the newest graph
         "fused_ops": {"Gelu": 1},
         "aten_ops": {},
@@ -309,8 +309,6 @@ def test_close_releases_the_forward_and_remembers_the_status() -> None:
 
 
 def test_wrap_model_replaces_forward_in_place_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from acpt_trainer.ort import patches
-
     monkeypatch.setattr(patches, "start", lambda: ())
     monkeypatch.setattr(patches, "stop", lambda: None)
     model = nn.Linear(2, 2)
