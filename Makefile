@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CXX ?= c++
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := ort,deepspeed,example,dev
+EXTRAS := ort,deepspeed,aml,serve,example,dev
 
 .PHONY: help check env demo test test-long coverage-table families-table lint format clean
 
