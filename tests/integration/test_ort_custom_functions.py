@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import launch
+from no_compiler import Scaled
 from torch import nn
 from torch.autograd import Function
 
@@ -63,20 +64,6 @@ class Reversed(Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         return -ctx.scale * grad, None
-
-
-class Scaled(Function):
-    """Not the derivative of its forward, on purpose."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        return 3 * grad * x
 
 
 class Split(Function):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
@@ -11,7 +10,15 @@ import torch
 import transformers
 from torch import nn
 
-from .zoo import VOCABULARY, BatchMaker, Entry, images, language_modeling, sequence_to_sequence
+from .zoo import (
+    VOCABULARY,
+    BatchMaker,
+    Entry,
+    collected,
+    images,
+    language_modeling,
+    sequence_to_sequence,
+)
 
 MODULES = ("text_decoders", "text_encoders", "sequences", "vision", "audio")
 
@@ -91,11 +98,4 @@ def set_dropout(config: Any, rate: float) -> None:
 @cache
 def families() -> dict[str, Family]:
     """All families by name."""
-    found = [
-        family
-        for module in MODULES
-        for family in importlib.import_module(f".families_{module}", __package__).ENTRIES
-    ]
-    names = [family.name for family in found]
-    assert len(names) == len(set(names)), "two families have one name"
-    return dict(zip(names, found, strict=True))
+    return collected(f"families_{module}" for module in MODULES)

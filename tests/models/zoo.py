@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -74,17 +74,22 @@ def merged(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-@cache
-def entries() -> dict[str, Entry]:
-    """All entries by name, in the order of the table."""
+def collected(modules: Iterable[str]) -> dict[str, Any]:
+    """The `ENTRIES` of some modules of this package, by name, in their order."""
     found = [
         entry
-        for module in MODULES
+        for module in modules
         for entry in importlib.import_module(f".{module}", __package__).ENTRIES
     ]
     names = [entry.name for entry in found]
     assert len(names) == len(set(names)), "two entries have one name"
     return dict(zip(names, found, strict=True))
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """All entries by name, in the order of the table."""
+    return collected(MODULES)
 
 
 # --- batches -------------------------------------------------------------------------------------
