@@ -1,0 +1,1 @@
+"""Azure Machine Learning: what the `aml_*.py` scripts share, and an emulator to try them."""
