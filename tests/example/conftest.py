@@ -12,8 +12,9 @@ import pytest
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "homer_gpt2"
 
-if str(EXAMPLE) not in sys.path:
-    sys.path.insert(0, str(EXAMPLE))
+for folder in (EXAMPLE / "serving", EXAMPLE):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 from finetune_runs import Runs, Workspace, make_workspace  # noqa: E402  (needs the path above)
 
@@ -28,6 +29,25 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def runs(workspace: Workspace) -> Runs:
     """Trained models, each made once when a test first asks for it."""
     return Runs(workspace)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny GPT-2 of random weights, as deep in it as Azure ML mounts one."""
+    from homer import sample, tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+
+    root = tmp_path_factory.mktemp("mounted")
+    folder = root / "acpt-gpt2" / "1" / "model"
+    folder.mkdir(parents=True)
+    files, entries = tokenizer.train(sample.corpus()[:300], 300)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    set_seed(0)
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    shape = {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(vocab_size=entries, **shape, **ends)).save_pretrained(folder)
+    return root
 
 
 @pytest.fixture
