@@ -30,8 +30,15 @@ def test_help_imports_no_engine(run_python: Run) -> None:
     done = run_python(
         "-c",
         "import sys\nfrom acpt_trainer.cli import app\n"
-        "for command in ([], ['strategies'], ['env'], ['graph']):\n"
+        "for command in ([], ['strategies'], ['env'], ['graph'], ['verify']):\n"
         "    try: app([*command, '--help'])\n    except SystemExit as done: assert not done.code\n"
         "print([m for m in ('torch', 'onnxruntime', 'transformers') if m in sys.modules])",
     )
     assert done.stdout.strip().endswith("[]"), done.stderr
+
+
+def test_dashes_are_underscores() -> None:
+    done = CliRunner().invoke(
+        app, ["graph", "--batch-size", "0", "--output-dir", "x", "--model", "m"]
+    )
+    assert "batch_size is 0" in str(done.exception)

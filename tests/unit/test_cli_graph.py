@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from acpt_trainer import ConfigurationError, NotEngagedError
 from acpt_trainer.cli import app
-from acpt_trainer.cli.sample import load_model, sample_batch
+from acpt_trainer.measure.models import load_model, sample_batch
 from acpt_trainer.ort.write import forward_nodes
 from acpt_trainer.strategies.ortmodule import OrtStrategy
 

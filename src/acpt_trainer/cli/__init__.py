@@ -9,11 +9,16 @@ import typer
 
 from acpt_trainer.cli.env import show_environment
 from acpt_trainer.cli.graph import write_graph
+from acpt_trainer.cli.verify import verify_strategy
 from acpt_trainer.errors import reported_errors
 from acpt_trainer.registry import available_strategies, get_strategy
 
 app = typer.Typer(
-    help="Accelerate Hugging Face training by name.", no_args_is_help=True, add_completion=False
+    help="Accelerate Hugging Face training by name.",
+    no_args_is_help=True,
+    add_completion=False,
+    # --batch-size is --batch_size.
+    context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -45,6 +50,7 @@ def strategies(as_json: Json = False) -> None:
 
 app.command("env")(show_environment)
 app.command("graph")(write_graph)
+app.command("verify")(verify_strategy)
 
 
 def main() -> None:

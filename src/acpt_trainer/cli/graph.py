@@ -41,7 +41,7 @@ def write_graph(
     )
     import torch
 
-    from acpt_trainer.cli.sample import load_model, sample_batch
+    from acpt_trainer.measure.models import load_model, sample_batch
     from acpt_trainer.strategies.base import TrainingContext
     from acpt_trainer.strategies.ortmodule import OrtStrategy
 
