@@ -203,6 +203,15 @@ def follows_autograd() -> None:
     same_as_pytorch(product, (3, 4), numbers(2, 3))
 
 
+def ends_gradients_at_cuts() -> None:
+    # Behind the cut there are a norm, which has no gradient, and the infinite slope of a root.
+    same_as_pytorch(
+        lambda w, x: (x @ w) / (1 + torch.linalg.norm(w, dim=0) + (w[0] * 0).sqrt()).detach(),
+        (3, 4),
+        numbers(2, 3),
+    )
+
+
 def recomputes_with_the_masks_of_the_forward() -> None:
     """After a forward without its backward, recompute must still know the forward's masks."""
     from acpt_trainer.ort.forward import attach
@@ -289,6 +298,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "gradient-flow": Need(follows_autograd, "does not require grad"),
+    "gradient-cuts": Need(ends_gradients_at_cuts, "no gradient for the operator Shrink"),
     "shared-stream": Need(trains, "not needed without a GPU"),
     "no-repeated-dropout": Need(recomputes_with_the_masks_of_the_forward, "are not close"),
     "no-lost-checkpoints": Need(refuses_checkpoints_that_would_be_lost, "was lost without a word"),
@@ -547,7 +557,6 @@ SYMBOLICS_NEEDED["_convolution_mode"] = partial(convolves_within_its_memory, "sa
 
 # By the key of ORTModule's gradient registry.
 GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {
-    "::Shrink": SYMBOLICS_NEEDED["embedding"],
     "::CumSum": partial(same_as_pytorch, lambda w, x: (x @ w).cumsum(0), (4, 6), numbers(2, 4)),
     **{
         f"::{name.capitalize()}": partial(

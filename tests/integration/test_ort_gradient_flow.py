@@ -26,6 +26,11 @@ def written_before(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return buffer * 2
 
 
+def norm_in_no_grad(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():  # ONNX Runtime has no gradient of a norm
+        return torch.linalg.norm(layer(x), dim=-1, keepdim=True)
+
+
 class Stopped(nn.Module):
     """A product of two layers of which one is cut off by `stop`, beside its uncut self."""
 
@@ -46,6 +51,12 @@ STOPS = {
     "data": lambda layer, x: layer(x).data,
     "integers": lambda layer, x: (layer(x) * 4).long().float(),
     "written_before": written_before,
+    "norm": lambda layer, x: torch.linalg.norm(layer(x), dim=-1, keepdim=True).detach(),
+    "norm_in_no_grad": norm_in_no_grad,
+    # An infinite slope behind the end: a gradient of zero would make NaN of it.
+    "root_of_zero": lambda layer, x: 1 + (layer(x) * 0).sqrt().detach(),
+    "extreme": lambda layer, x: layer(x).amax((0, 1)).detach(),
+    "twice": lambda layer, x: (layer(x).detach() * layer(x)).detach(),
 }
 
 
@@ -88,6 +99,17 @@ def test_values_written_in_place_keep_their_gradient() -> None:
         model(x=torch.ones(3, 5, 4)).backward()
 
     torch.testing.assert_close(ours.layer.weight.grad, theirs.layer.weight.grad)
+    detach(ours)
+
+
+def test_value_that_is_no_number_is_one_behind_the_end_too() -> None:
+    ours = Stopped(lambda layer, x: layer(x).sqrt().detach(), beside=False)
+    theirs = copy.deepcopy(ours)
+    attach(ours)
+
+    x = torch.ones(3, 4)
+    assert theirs(x).isnan()
+    assert ours(x=x).isnan()
     detach(ours)
 
 

@@ -55,6 +55,7 @@ def without_symbolics(monkeypatch: pytest.MonkeyPatch) -> None:
         "symbolics",
         "submodule-modes",
         "gradient-flow",
+        "gradient-cuts",
         "told-outputs",
         "export-cache",
         "no-memory-probe",

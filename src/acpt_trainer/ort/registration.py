@@ -135,7 +135,7 @@ def registered() -> Iterator[None]:
     gradients = _custom_gradient_registry.CustomGradientRegistry
     upstream = dict(registry._SYMBOLICS)
     registry._SYMBOLICS = _symbolics(upstream)
-    for name in ("Shrink", "Sign", "Floor", "Ceil", "Round"):
+    for name in ("Sign", "Floor", "Ceil", "Round"):
         gradients.register("", name, (), _zero_gradient)
     gradients.register("", "CumSum", (), _cumulative_gradient)
     try:

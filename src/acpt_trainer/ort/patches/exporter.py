@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import custom_functions, deferred, gradient_flow, mends
+from acpt_trainer.ort import custom_functions, cuts, deferred, gradient_flow, mends
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -63,6 +63,19 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=gradient_flow.follow_autograd,
+    ),
+    Patch(
+        name="gradient-cuts",
+        target="GraphExecutionManager._initialize_graph_builder, "
+        "{CustomGradientRegistry,GraphOptimizerRegistry}'s tables",
+        versions="onnxruntime-training 1.19.2",
+        why="no operator ends a gradient: behind `detach` all is differentiated still, which fails "
+        "at an operator without a gradient and makes NaN of zero times infinity; see `cuts`",
+        upstream=UNMAINTAINED,
+        until="ONNX Runtime has such an operator",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=cuts.end_gradients,
     ),
     Patch(
         name="no-inlined-functions",

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from acpt_trainer.ort.cuts import cut
 from acpt_trainer.ort.symbolics import values
 
 
@@ -26,7 +27,7 @@ def shared(g: Any, self: Any, reduce: str, axes: list[int], keep: bool) -> Any:
     import torch
 
     attributes = {"axes_i": axes} if axes else {}
-    extreme = g.op(reduce, g.op("Shrink", self, lambd_f=0.0, bias_f=0.0), **attributes)
+    extreme = g.op(reduce, cut(g, self), **attributes)
     dtype = values.scalar_type(self).dtype()
     mine = g.op("Equal", self, extreme)
     zero = g.op("Expand", values.constant(g, 0.0, dtype), g.op("Shape", self))

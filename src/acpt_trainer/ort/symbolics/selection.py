@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from acpt_trainer.ort.cuts import cut
 from acpt_trainer.ort.symbolics import values
 
 
@@ -101,17 +102,12 @@ def embedding(
 
 
 def detach(g: Any, self: Any) -> Any:
-    """`detach` as `Shrink`, the identity for bias 0 and threshold 0, registered without a gradient.
+    """`detach` as a cut, where the exporter writes nothing and the gradient flows.
 
-    The exporter erases it, and the gradient then flows; also through integers, if numbers were
-    cast to them.
+    Through integers it flows as well, if numbers were cast to them.
     """
     cast = self.node().kind() == "onnx::Cast" and values.is_floating(self.node().input())
-    if not values.is_floating(self) and not cast:
-        return self
-    stopped = g.op("Shrink", self, lambd_f=0.0, bias_f=0.0)
-    stopped.setType(self.type())
-    return stopped
+    return cut(g, self) if cast or values.is_floating(self) else self
 
 
 def index_add(g: Any, self: Any, dim: Any, index: Any, source: Any, alpha: Any = None) -> Any:
