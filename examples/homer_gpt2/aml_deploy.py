@@ -1,0 +1,234 @@
+"""Deploys the registered model acpt-gpt2 to an endpoint of Azure ML and asks it a sample prompt."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from homer.azure import errors
+from homer.azure.deployment import (
+    MODEL_NAME,
+    Deployment,
+    DeploySpec,
+    endpoints,
+    newest_model,
+    remove,
+)
+from homer.azure.errors import AzureError, reported
+from homer.azure.scoring import PROMPT, ScoringError, ask
+from homer.azure.workspace import WorkspaceConfig, load_workspace
+from homer.local_server import ServerError, serving
+
+from acpt_trainer import ConfigurationError, Problem, raise_if_any
+
+_CANNOT = "Cannot deploy"
+_EPILOG = """\
+examples:
+  python aml_deploy.py --ws_config config.json
+
+  Delete it; without a name, the one that this script made:
+    python aml_deploy.py --ws_config config.json --delete --endpoint_name acpt-gpt2-1a2b3c4d
+
+  Serve a model folder here, without Azure, until Ctrl-C:
+    python aml_deploy.py --local outputs/no_acc --serve
+
+Exit statuses: 0 done; 2 the command line or a file does not fit; 3 credentials; 4 not found or not
+allowed; 5 the service or the model failed; 130 interrupted.
+"""
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--ws_config", type=Path, help="the workspace's config.json (needed unless --local)")
+    add("--endpoint_name", help="name of the endpoint (default: acpt-gpt2- and a random part)")
+    add(
+        "--instance_type",
+        default=DeploySpec.instance_type,
+        help=f"size of the machine that serves (default: {DeploySpec.instance_type})",
+    )
+    add("--timeout", type=float, default=3600, help="seconds for everything (default: 3600)")
+    add("--prompt", default=PROMPT, help=f"the sample prompt (default: {PROMPT!r})")
+    add("--keep", action="store_true", help="keep what a failed deployment made; it is paid for")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--delete", action="store_true", help="delete the endpoint, deploy nothing")
+    how.add_argument("--local", type=Path, metavar="MODEL_DIR", help="serve a model here; no Azure")
+    add("--serve", action="store_true", help="with --local: serve until Ctrl-C")
+    add("--port", type=int, default=0, help="with --local: where to listen (default: a free port)")
+    add("--debug", action="store_true", help="show the SDK's own messages and errors")
+    args = parser.parse_args(argv)
+    if args.ws_config is None and args.local is None:
+        parser.error("the following arguments are required: --ws_config")
+    if args.local is None and (args.serve or args.port):
+        parser.error("--serve and --port are for --local MODEL_DIR")
+    return args
+
+
+def spec_of(args: argparse.Namespace) -> DeploySpec:
+    """The deployment that the command line asks for."""
+    given = {"endpoint_name": args.endpoint_name} if args.endpoint_name is not None else {}
+    return DeploySpec(
+        instance_type=args.instance_type, timeout=args.timeout, keep=args.keep, **given
+    )
+
+
+def say(text: str) -> None:
+    """Prints at once, also into a file."""
+    print(text, flush=True)
+
+
+def show(prompt: str, answer: dict[str, object], url: str) -> None:
+    """Prints what was asked, and what was answered."""
+    text = answer["answers"][0]["text"]  # type: ignore[index]
+    say(f"prompt: {prompt}\nanswer: {text}\nanswered by: {url}")
+
+
+def deploy(args: argparse.Namespace, config: WorkspaceConfig) -> None:
+    """Deploys the newest model and asks the sample prompt.
+
+    Raises:
+        AzureError: If that fails; what was made is deleted by then.
+    """
+    from homer.azure.client import connect
+
+    spec = spec_of(args)
+    client = connect(config)
+    model = newest_model(client, config)
+    if spec.endpoint_name in endpoints(client, config):
+        fix = "name another one, or delete it first with --delete"
+        what = f"the endpoint {spec.endpoint_name} is there already"
+        raise AzureError([Problem(what, "--endpoint_name", fix)], _CANNOT)
+    delete = f"aml_deploy.py --ws_config {args.ws_config} --delete"
+    say(
+        f"model: {MODEL_NAME}, version {model.version}\n"
+        f"endpoint: {spec.endpoint_name}, one {spec.instance_type}. It costs money as long as it "
+        f"exists, asked or not.\nThis deletes it:\n"
+        f"    python {delete} --endpoint_name {spec.endpoint_name}"
+    )
+    deployment = Deployment(client, config, spec, say)
+    with deployment.rolled_back_on_failure():
+        live = deployment.make(model.version)
+        try:
+            answer = ask(live.url, args.prompt, live.key)
+        except ScoringError as error:
+            fix = "read the log above; python aml_deploy.py --local MODEL_DIR tries the model here"
+            problem = Problem(f"the prompt was not answered: {error}", live.url, fix)
+            raise AzureError([problem], _CANNOT, errors.SERVICE) from error
+        show(args.prompt, answer, live.url)
+    say(f"its key: az ml online-endpoint get-credentials --name {spec.endpoint_name} "
+        f"{config.arguments}")  # fmt: skip
+
+
+def delete(args: argparse.Namespace, config: WorkspaceConfig) -> None:
+    """Deletes the endpoint that is named, or the only one that this script made."""
+    from homer.azure.client import connect
+
+    client = connect(config)
+    found = endpoints(client, config)
+    listed = ", ".join(found) or "none"
+    name = args.endpoint_name
+    if name is None:
+        ours = [endpoint for endpoint, made_here in found.items() if made_here]
+        if len(ours) > 1:
+            what = f"this script made several endpoints: {', '.join(ours)}"
+            problem = Problem(what, "--delete", "say which, with --endpoint_name")
+            raise AzureError([problem], "Cannot choose what to delete")
+        name = ours[0] if ours else None
+    if name not in found:
+        which = f"no endpoint {name}" if name else "no endpoint that this script made"
+        say(f"nothing to delete: there is {which}; the workspace has: {listed}")
+        return
+    say(f"deleting the endpoint {name} ...")
+    remove(client, config, name, say)
+    say(f"deleted: {name}")
+
+
+def serve_here(args: argparse.Namespace) -> None:
+    """Serves a model folder on this machine, and asks the sample prompt.
+
+    Raises:
+        AzureError: If the server or the model fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "server.txt"
+        try:
+            with serving(args.local, log, port=args.port, timeout=args.timeout) as server:
+                say(f"serving {args.local} on {server.url}")
+                show(args.prompt, ask(server.scoring_url, args.prompt), server.scoring_url)
+                if args.serve:
+                    data = '{"prompt": "Sing, O goddess", "seed": 7}'
+                    say(f"try: curl {server.scoring_url} --data '{data}'\nCtrl-C ends it")
+                    server.process.wait()
+                    server.check()
+        except (ServerError, ScoringError) as error:
+            problem = Problem(str(error), f"--local {args.local}", "mend what the log names")
+            raise AzureError([problem], "Cannot serve", errors.SERVICE) from error
+
+
+def package_problems(args: argparse.Namespace) -> list[Problem]:
+    """What is not installed, or not there."""
+    found = []
+    module, extra = ("azure.ai.ml", "aml") if args.local is None else (
+        "azureml_inference_server_http", "serve")  # fmt: skip
+    try:
+        missing = importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
+        what = f"the package {module.replace('.', '-').replace('_', '-')} is not installed"
+        found.append(Problem(what, "this Python", f"pip install 'acpt-trainer[{extra}]'"))
+    if args.local is not None and not args.local.is_dir():
+        fix = "name the folder that finetune.py wrote, such as outputs/no_acc"
+        found.append(Problem("there is no such folder", f"--local {args.local}", fix))
+    return found
+
+
+def checked(args: argparse.Namespace) -> WorkspaceConfig | None:
+    """The workspace, or None with `--local`.
+
+    Raises:
+        ConfigurationError: With all that is wrong and seen without Azure.
+    """
+    problems, config = [*package_problems(args), *spec_of(args).problems()], None
+    if args.local is None:
+        try:
+            config = load_workspace(args.ws_config)
+        except ConfigurationError as error:
+            problems = [*error.problems, *problems]
+    raise_if_any(problems, _CANNOT)
+    return config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns the exit status."""
+    args = parse(argv)
+    # What ends a job in a pipeline must not leave an endpoint either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with reported(args.debug):
+        config = checked(args)
+        if config is None:
+            serve_here(args)
+            return 0
+        if not args.debug:
+            from homer.azure.client import quieten
+
+            quieten()
+            # Modules of the SDK have handlers of their own for what we say ourselves.
+            logging.disable(logging.INFO)
+        (delete if args.delete else deploy)(args, config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

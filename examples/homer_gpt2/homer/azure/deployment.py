@@ -1,0 +1,293 @@
+"""A deployment as a transaction: what it made is deleted when it fails or is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from acpt_trainer import Problem
+from homer.azure import errors
+from homer.azure.errors import AzureError
+from homer.azure.failures import explained
+from homer.azure.workspace import WorkspaceConfig
+from homer.local_server import SERVER_SETTINGS, SERVING
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import ManagedOnlineDeployment
+
+MODEL_NAME = "acpt-gpt2"
+DEPLOYMENT = "blue"
+IMAGE = "mcr.microsoft.com/azureml/curated/minimal-py311-inference:59"
+"""Base of the image; what is installed on it is in `environment/serving.yaml`."""
+CONDA_FILE = SERVING.parent / "environment" / "serving.yaml"
+TAG = {"made_by": "aml_deploy.py"}
+"""By it `--delete` finds the endpoints of this script."""
+_CANNOT = "Cannot deploy"
+_NAME = re.compile("[a-zA-Z](?:[a-zA-Z0-9-]{1,30}[a-zA-Z0-9])")
+_LOG_LINES = 60
+_CLEANING = 900.0
+"""Seconds that a deletion may take."""
+_PAUSE = 5.0
+"""Seconds before it is tried again."""
+
+
+def new_name() -> str:
+    """A name that no endpoint of the region has: names are shared by all its users."""
+    return f"{MODEL_NAME}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class DeploySpec:
+    """What is to be deployed, and how long it may take.
+
+    Attributes:
+        endpoint_name: Name of the endpoint to make.
+        instance_type: Size of the machine that serves.
+        timeout: Seconds for everything.
+        keep: Whether what a failed deployment made is kept.
+    """
+
+    endpoint_name: str = field(default_factory=new_name)
+    instance_type: str = "Standard_DS3_v2"
+    timeout: float = 3600
+    keep: bool = False
+
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with it and can be seen without Azure."""
+        found = []
+        if not _NAME.fullmatch(self.endpoint_name):
+            what = f"{self.endpoint_name!r} is no name of an endpoint"
+            fix = "give 3 to 32 letters, digits and hyphens; a letter first, no hyphen at the end"
+            found.append(Problem(what, "--endpoint_name", fix))
+        if not re.fullmatch(r"Standard_\w+", self.instance_type):
+            what = f"{self.instance_type!r} is no size of a machine"
+            found.append(Problem(what, "--instance_type", "give one such as Standard_DS3_v2"))
+        if not 1 <= self.timeout <= 86_400:
+            what = f"{self.timeout:g} seconds are out of range"
+            found.append(Problem(what, "--timeout", "give 1 to 86400"))
+        return found
+
+
+@dataclass(frozen=True)
+class Live:
+    """An endpoint that answers.
+
+    Attributes:
+        url: Where prompts are sent.
+        key: What they are sent with.
+    """
+
+    url: str
+    key: str = field(repr=False)
+
+
+def az_delete(config: WorkspaceConfig, name: str) -> str:
+    """The `az` line that deletes an endpoint."""
+    return f"az ml online-endpoint delete --name {name} --yes {config.arguments}"
+
+
+def newest_model(client: MLClient, config: WorkspaceConfig) -> Any:
+    """The newest version of the registered model.
+
+    Raises:
+        AzureError: If there is none, or it cannot be looked up.
+    """
+    from azure.ai.ml.exceptions import ValidationErrorType, ValidationException
+    from azure.core.exceptions import ResourceNotFoundError
+
+    with explained(config, _CANNOT):
+        try:
+            return client.models.get(MODEL_NAME, label="latest")
+        except (ResourceNotFoundError, ValidationException) as error:
+            missing = ValidationErrorType.RESOURCE_NOT_FOUND
+            if isinstance(error, ValidationException) and error.error_type != missing:
+                raise
+            what = f"no model {MODEL_NAME} is registered"
+            fix = "train first: python aml_finetune.py; a job registers its model when it completes"
+            problem = Problem(what, f"workspace {config.workspace_name}", fix)
+            raise AzureError([problem], _CANNOT, errors.NOT_FOUND) from error
+
+
+def endpoints(client: MLClient, config: WorkspaceConfig) -> dict[str, bool]:
+    """The workspace's endpoints by name, and whether this script made each."""
+    with explained(config, "Cannot list the endpoints"):
+        found = client.online_endpoints.list()
+        return {e.name: (e.tags or {}).items() >= TAG.items() for e in found}
+
+
+class Deployment:
+    """Makes an endpoint with one deployment that gets all traffic.
+
+    Args:
+        client: The workspace.
+        config: Names it, for messages.
+        spec: What is wanted.
+        say: Prints.
+    """
+
+    def __init__(
+        self,
+        client: MLClient,
+        config: WorkspaceConfig,
+        spec: DeploySpec,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._client, self._config, self._spec, self._say = client, config, spec, say
+        self._deadline = time.monotonic() + spec.timeout
+        self._asked_to_deploy = False
+
+    @contextlib.contextmanager
+    def rolled_back_on_failure(self) -> Iterator[None]:
+        """Whatever ends the block, Ctrl-C too, what was made in it is deleted again."""
+        try:
+            yield
+        except BaseException as error:
+            self._roll_back(error)
+            raise
+
+    def make(self, version: str) -> Live:
+        """Makes it; to be called within `rolled_back_on_failure`.
+
+        Args:
+            version: Of the model.
+
+        Raises:
+            AzureError: If it cannot be made in time.
+        """
+        from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+        name, online = self._spec.endpoint_name, self._client.online_endpoints
+        with explained(self._config, _CANNOT):
+            self._say(f"making the endpoint {name} ...")
+            endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(TAG))
+            self._wait(online.begin_create_or_update(endpoint), "the endpoint")
+            self._say("deploying; the first time an image is built, which takes 10 to 20 minutes")
+            self._asked_to_deploy = True
+            deployment = _deployment(self._spec, version)
+            deployments = self._client.online_deployments
+            self._wait(deployments.begin_create_or_update(deployment), "the deployment")
+            endpoint.traffic = {DEPLOYMENT: 100}
+            self._wait(online.begin_create_or_update(endpoint), "the traffic")
+            key = online.get_keys(name).primary_key
+            return Live(online.get(name).scoring_uri, key)
+
+    def _wait(self, poller: Any, what: str, deadline: float | None = None) -> None:
+        wait_for(poller, what, deadline or self._deadline, self._say)
+
+    def _roll_back(self, error: BaseException) -> None:
+        name = self._spec.endpoint_name
+        line = az_delete(self._config, name)
+        if self._spec.keep:
+            self._say(f"kept, and paid for, as --keep says: {name}; this deletes it:\n    {line}")
+            return
+        self._say(f"not deployed; the endpoint {name} is deleted again ...")
+        try:
+            if self._asked_to_deploy:
+                self._show_log()
+            remove(self._client, self._config, name, self._say)
+        except KeyboardInterrupt:
+            self._say(f"interrupted: {name} may still be there and cost money; delete it:\n{line}")
+            raise
+        except Exception as failed:
+            found = list(error.problems) if isinstance(error, AzureError) else []
+            why = failed.problems[0].what if isinstance(failed, AzureError) else repr(failed)
+            what = f"the endpoint {name} could not be deleted and may cost money: {why}"
+            found.append(Problem(what, f"workspace {self._config.workspace_name}", f"run: {line}"))
+            raise AzureError(found, _CANNOT, errors.SERVICE) from failed
+        self._say(f"the endpoint {name} is deleted")
+
+    def _show_log(self) -> None:
+        """Shows the end of the container's log: it is gone with the endpoint."""
+        # It may not be there, and a Ctrl-C here is one for the log, not for the deletion.
+        with contextlib.suppress(Exception, KeyboardInterrupt):
+            text = self._client.online_deployments.get_logs(
+                DEPLOYMENT, self._spec.endpoint_name, lines=_LOG_LINES
+            )
+            listed = "\n".join(f"    {line}" for line in text.splitlines()[-_LOG_LINES:])
+            self._say(f"the log of the deployment ends with:\n{listed}")
+
+
+def _deployment(spec: DeploySpec, version: str) -> ManagedOnlineDeployment:
+    from azure.ai.ml.entities import (
+        CodeConfiguration,
+        Environment,
+        ManagedOnlineDeployment,
+        OnlineRequestSettings,
+        ProbeSettings,
+    )
+
+    probe = ProbeSettings(initial_delay=20, period=10, timeout=5, failure_threshold=30)
+    return ManagedOnlineDeployment(
+        name=DEPLOYMENT,
+        endpoint_name=spec.endpoint_name,
+        # By name: the SDK refuses the object it gave itself where a job made it.
+        model=f"azureml:{MODEL_NAME}:{version}",
+        environment=Environment(image=IMAGE, conda_file=str(CONDA_FILE)),
+        code_configuration=CodeConfiguration(code=str(SERVING), scoring_script="score.py"),
+        instance_type=spec.instance_type,
+        instance_count=1,
+        environment_variables=dict(SERVER_SETTINGS),
+        # Longer than score.py takes, so that its own message about the time arrives; and as many
+        # at once as it answers and lets wait.
+        request_settings=OnlineRequestSettings(
+            request_timeout_ms=90_000, max_concurrent_requests_per_instance=5
+        ),
+        liveness_probe=probe,
+        readiness_probe=probe,
+        tags={"model": f"{MODEL_NAME}:{version}"},
+    )
+
+
+def wait_for(poller: Any, what: str, deadline: float, say: Callable[[str], None]) -> None:
+    """Waits for a long operation, and says every half minute that it still does.
+
+    `poller.result(timeout)` of azure-ai-ml 1.35 raises an `AttributeError` when time is up.
+
+    Raises:
+        AzureError: If it takes too long.
+    """
+    started = said = time.monotonic()
+    while not poller.done():
+        poller.wait(1.0)
+        now = time.monotonic()
+        if now > deadline and not poller.done():
+            problem = Problem(f"{what} is not done in time", "--timeout", "give more seconds")
+            raise AzureError([problem], "Gave up", errors.SERVICE)
+        if now - said >= 30:
+            said = now
+            say(f"\nstill waiting for {what}: {now - started:.0f} s")
+    # The SDK prints dots without an end of line.
+    say(f"\n{what}: {poller.status()} after {time.monotonic() - started:.0f} s")
+    poller.result()
+
+
+def remove(
+    client: MLClient,
+    config: WorkspaceConfig,
+    name: str,
+    say: Callable[[str], None],
+) -> None:
+    """Deletes an endpoint and its deployments; one that is not there is no error.
+
+    Raises:
+        AzureError: If it cannot be deleted.
+    """
+    from azure.core.exceptions import HttpResponseError
+
+    deadline = time.monotonic() + _CLEANING
+    with explained(config, "Cannot delete the endpoint"):
+        while True:
+            try:
+                wait_for(client.online_endpoints.begin_delete(name), "the deletion", deadline, say)
+                return
+            except HttpResponseError as error:
+                # What is still being made cannot be deleted yet.
+                if error.status_code != 409 or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)

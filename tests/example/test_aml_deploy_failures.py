@@ -1,0 +1,258 @@
+"""What can go wrong while deploying: the message, the exit status, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import homer.azure.deployment as deployment
+import pytest
+from deploy_runs import STUB, Deploys, interrupt_this_process, register, stub_serving
+from homer.azure.emulator import Emulator, Fault
+from homer.azure.scoring import ScoringError, ask
+
+pytestmark = pytest.mark.slow
+_BLUE = "PUT .*/deployments/blue$"
+_ENDPOINT = r"PUT .*/onlineEndpoints/[^/]+$"
+_AZ = r"az ml online-endpoint delete --name {} --yes --subscription \S+ --resource-group \S+ "
+
+
+@pytest.fixture
+def deploys(
+    tmp_path: Path,
+    model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Deploys]:
+    emulator = Emulator(tmp_path / "state", interrupt=interrupt_this_process)
+    register(emulator.state, model_dir)
+    monkeypatch.setattr(deployment, "SERVING", stub_serving(tmp_path / "serving"))
+    monkeypatch.setattr(deployment, "_PAUSE", 0.01)
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    with emulator:
+        yield Deploys(emulator, capsys)
+
+
+def operation(match: str, code: str, message: str = "it said so") -> Fault:
+    return Fault(match, operation={"code": code, "message": message})
+
+
+_QUOTA_TEXT = (
+    "InferencingClientCreateDeploymentFailed: Not enough quota available for Standard_F4s_v2 in "
+    "SubscriptionId x. Current usage/limit: 0/6. Additional needed: 8"
+)
+_ROWS = {
+    "credentials": (
+        Fault("POST .*/oauth2/v2.0/token", status=401, times=9, body={"error": "invalid_client"}),
+        3,
+        "az login --use-device-code",
+    ),
+    "workspace": (
+        Fault("GET .*/workspaces/[^/]+$", status=404, code="ResourceNotFound"),
+        4,
+        "az ml workspace list",
+    ),
+    "endpoint denied": (
+        Fault(_ENDPOINT, status=403, code="AuthorizationFailed"),
+        4,
+        "for the role AzureML Data Scientist",
+    ),
+    "endpoint fails": (operation(_ENDPOINT, "BadArgument"), 5, "it said so (BadArgument)"),
+    "provider": (operation(_ENDPOINT, "SubscriptionNotRegistered"), 5, "az provider register"),
+    "blob denied": (
+        Fault(
+            r"PUT .*\.blob\..*/score\.py",
+            status=403,
+            times=9,
+            body=b"",
+            headers={"x-ms-error-code": "AuthorizationPermissionMismatch"},
+        ),
+        4,
+        "Storage Blob Data Contributor",
+    ),
+    "quota": (operation(_BLUE, "OutOfQuota"), 5, "ask for more quota"),
+    "quota at once": (
+        Fault(_BLUE, status=400, code="BadRequest", message=_QUOTA_TEXT),
+        5,
+        "not enough quota for Standard_F4s_v2",
+    ),
+    "deployment fails": (operation(_BLUE, "ResourceNotReady"), 5, "it said so (ResourceNotReady)"),
+    "traffic fails": (
+        Fault(_ENDPOINT, skip=1, operation={"code": "BadArgument", "message": "no traffic"}),
+        5,
+        "no traffic",
+    ),
+    "keys denied": (Fault("POST .*/listKeys", status=403, code="AuthorizationFailed"), 4, "role"),
+    "model fails": (
+        Fault(
+            "POST .*/score",
+            status=424,
+            body={"error": {"code": "internal", "message": "the answer failed"}},
+            headers={"ms-azureml-model-error-statuscode": "500"},
+        ),
+        5,
+        "status 424 (the model's server: 500): the answer failed",
+    ),
+    "key refused": (Fault("POST .*/score", status=401), 5, "status 401: injected"),
+    "no answer": (Fault("POST .*/score", status=200, body={"hello": 1}), 5, "no answer of score"),
+}
+
+
+@pytest.mark.parametrize("row", sorted(_ROWS))
+def test_failure_is_one_message_and_leaves_nothing(deploys: Deploys, row: str) -> None:
+    fault, wanted, said = _ROWS[row]
+    status, printed = deploys(faults=(fault,))
+    assert (status, deploys.endpoints) == (wanted, []), printed
+    assert said in printed
+    assert "Traceback" not in printed
+    made = deploys.asked("PUT", "/deployments/blue") or [
+        r for r in deploys.emulator.requests if re.search(_ENDPOINT, f"PUT {r.get('path')}")
+    ]
+    if made:
+        assert "is deleted" in printed
+    assert deploys.emulator.refused == []
+
+
+def test_without_a_model_train_first(deploys: Deploys) -> None:
+    deploys.emulator.state.resources.clear()
+    status, printed = deploys()
+    assert status == 4
+    assert "train first: python aml_finetune.py" in printed
+    assert not deploys.asked("PUT", "")
+
+
+def test_endpoint_that_is_there_is_not_touched(deploys: Deploys) -> None:
+    assert deploys("--endpoint_name", "taken-name")[0] == 0
+    status, printed = deploys("--endpoint_name", "taken-name")
+    assert (status, deploys.endpoints) == (2, ["taken-name"])
+    assert "is there already" in printed
+
+
+def test_container_that_crashes_shows_its_log(
+    deploys: Deploys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = STUB.replace("    pass", "    raise ValueError('no such weights')")
+    monkeypatch.setattr(deployment, "SERVING", stub_serving(tmp_path / "crashing", code))
+    status, printed = deploys()
+    assert (status, deploys.endpoints) == (5, [])
+    assert "no such weights" in printed.partition("the log of the deployment ends with")[2]
+
+
+def test_deployment_that_takes_too_long_is_deleted(
+    deploys: Deploys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = STUB.replace("    pass", "    import time; time.sleep(600)")
+    monkeypatch.setattr(deployment, "SERVING", stub_serving(tmp_path / "sleeping", code))
+    status, printed = deploys("--timeout", "3")
+    assert (status, deploys.endpoints) == (5, [])
+    assert "the deployment is not done in time" in printed
+    assert "--timeout" in printed
+
+
+def test_endpoint_that_is_not_ready_is_asked_again(deploys: Deploys) -> None:
+    fault = Fault("POST .*/score", status=503, body={})
+    status, printed = deploys(faults=(fault,))
+    assert (status, len(deploys.endpoints)) == (0, 1), printed
+    assert "answer: The king arose and spoke" in printed
+
+
+def test_kept_deployment_is_left_with_the_line_that_deletes_it(deploys: Deploys) -> None:
+    status, printed = deploys("--keep", faults=(operation(_BLUE, "OutOfQuota"),))
+    assert status == 5
+    assert re.search(_AZ.format(deploys.endpoints[0]), printed)
+
+
+def test_deletion_that_fails_prints_the_line(deploys: Deploys) -> None:
+    faults = (operation(_BLUE, "OutOfQuota", "too many"), operation("DELETE", "InternalError"))
+    status, printed = deploys(faults=faults)
+    assert (status, len(deploys.endpoints)) == (5, 1)
+    assert "too many" in printed
+    assert "could not be deleted" in printed
+    assert re.search(_AZ.format(deploys.endpoints[0]), printed)
+
+
+def test_deletion_waits_for_what_is_still_being_made(deploys: Deploys) -> None:
+    conflict = Fault("DELETE", status=409, code="Conflict", times=3)
+    status, printed = deploys(faults=(operation(_BLUE, "OutOfQuota"), conflict))
+    assert (status, deploys.endpoints) == (5, []), printed
+    assert conflict.times == 0
+
+
+_STEPS = {
+    "login": ("POST .*/oauth2/v2.0/token", 0),
+    "workspace": ("GET .*/workspaces/[^/]+$", 0),
+    "model": ("GET .*/models/acpt-gpt2/versions", 0),
+    "endpoints": ("GET .*/onlineEndpoints$", 0),
+    "endpoint": (_ENDPOINT, 0),
+    "endpoint's operation": ("GET .*/operations/", 0),
+    "code": ("POST .*/startPendingUpload", 0),
+    "upload": (r"PUT .*\.blob\..*/score\.py", 0),
+    "environment": ("PUT .*/environments/", 0),
+    "deployment": (_BLUE, 0),
+    "deployment's operation": ("GET .*/operations/", 1),
+    "traffic": (_ENDPOINT, 1),
+    "key": ("POST .*/listKeys", 0),
+    "prompt": ("POST .*/score", 0),
+}
+
+
+@pytest.mark.parametrize("step", sorted(_STEPS))
+def test_ctrl_c_leaves_nothing(deploys: Deploys, step: str) -> None:
+    match, skip = _STEPS[step]
+    fault = Fault(match, skip=skip, interrupt=True)
+    status, printed = deploys(faults=(fault,))
+    assert fault.times == 0, "the step was not reached"
+    assert (status, deploys.endpoints) == (130, []), printed
+    assert "Traceback" not in printed
+
+
+def test_second_ctrl_c_prints_the_line(deploys: Deploys) -> None:
+    first = Fault(_BLUE, interrupt=True)
+    second = Fault("DELETE", status=500, times=9, interrupt=True)
+    status, printed = deploys(faults=(first, second))
+    assert (status, len(deploys.endpoints)) == (130, 1)
+    assert re.search(_AZ.format(deploys.endpoints[0]), printed)
+
+
+def test_ctrl_c_while_the_log_is_read_does_not_stop_the_deletion(deploys: Deploys) -> None:
+    faults = (operation(_BLUE, "OutOfQuota"), Fault("POST .*/getLogs", interrupt=True))
+    status, printed = deploys(faults=faults)
+    assert (status, deploys.endpoints) == (5, []), printed
+
+
+def test_delete_without_a_name_deletes_only_what_is_ours(deploys: Deploys) -> None:
+    root = f"{deploys.emulator.state.workspace_id}/onlineEndpoints"
+    deploys.emulator.state.put(
+        f"{root}/foreign", {"properties": {"authMode": "Key", "properties": {}}}
+    )
+    assert deploys("--endpoint_name", "mine-one")[0] == 0
+    assert deploys("--endpoint_name", "mine-two")[0] == 0
+    status, printed = deploys("--delete")
+    assert (status, len(deploys.endpoints)) == (2, 3)
+    assert "mine-one, mine-two" in printed
+    assert deploys("--delete", "--endpoint_name", "mine-one")[0] == 0
+    assert deploys("--delete")[0] == 0
+    assert deploys.endpoints == ["foreign"]
+    status, printed = deploys("--delete", "--endpoint_name", "mine-two")
+    assert status == 0
+    assert "there is no endpoint mine-two; the workspace has: foreign" in printed
+
+
+def test_mistakes_are_found_together_before_azure(deploys: Deploys, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps({"subscription_id": "x"}))
+    options = ["--endpoint_name", "1", "--instance_type", "big", "--timeout", "0"]
+    status, printed = deploys("--ws_config", str(wrong), *options)
+    assert status == 2
+    assert "6 problems found" in printed
+    assert deploys.emulator.requests == []
+
+
+def test_ask_gives_up_when_patience_ends() -> None:
+    waits: list[float] = []
+    with pytest.raises(ScoringError, match="no answer"):
+        ask("http://127.0.0.1:9/score", "a", patience=10, sleep=waits.append)
+    assert waits == [1.0, 2.0, 4.0, 8.0]
