@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from homer import options
 
-from acpt_trainer import last_checkpoint, raise_if_any, reported_errors
+from acpt_trainer import Problem, last_checkpoint, raise_if_any, reported_errors
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -76,6 +76,18 @@ def datasets_of(args: argparse.Namespace, tokenizer: Any, first: TrainingArgumen
     return made
 
 
+def gpu_problems() -> list[Problem]:
+    """Whether the machine has a GPU that torch cannot use: it would train on the CPU instead."""
+    import torch
+
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or torch.cuda.is_available() or not any(Path("/dev").glob("nvidia[0-9]*")):
+        return []
+    what = f"this machine has a GPU that torch, made for CUDA {torch.version.cuda}, cannot use"
+    fix = "update the NVIDIA driver or install a torch for its CUDA; CUDA_VISIBLE_DEVICES= hides it"
+    return [Problem(what, "/dev/nvidia*", fix)]
+
+
 def checkpoint_to_resume(args: argparse.Namespace) -> str | None:
     """The checkpoint that `--resume` names or finds."""
     if args.resume is None:
@@ -94,6 +106,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigurationError: If it cannot start.
     """
+    from homer.finished import finish, is_finished
     from homer.model import load_model, load_tokenizer
     from homer.progress import LossLines
     from homer.results import generate_samples, histories, perplexity
@@ -104,11 +117,16 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    raise_if_any(gpu_problems(), "Cannot train")
     tokenizer = load_tokenizer(args)
     model = load_model(args, tokenizer)
     raise_if_any(options.disk_problems(args, model.num_parameters()), "Cannot save this model")
     arguments = training_arguments(args)
     training, validation = datasets_of(args, tokenizer, arguments)
+    resumed = checkpoint_to_resume(args)
+    if resumed and is_finished(resumed, args.max_steps):
+        say("all steps are done: saving the model of this checkpoint")
+        return finish(args, resumed, arguments, validation)
     trainer = AcceleratedTrainer(
         model=model,
         args=arguments,
@@ -125,7 +143,6 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         f"{args.run_config}: {model.num_parameters():,} parameters, {len(training)} blocks of "
         f"{args.block_size} tokens, {arguments.world_size} process(es), {args.max_steps} steps"
     )
-    resumed = checkpoint_to_resume(args)
     with arguments.main_process_first(desc="discard old checkpoints"):
         if args.overwrite and arguments.process_index == 0:
             for old in args.checkpoint_dir.glob("checkpoint-*"):

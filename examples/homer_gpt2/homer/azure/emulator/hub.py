@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def make_hub(home: Path, text: Path, vocabulary: int = 300) -> Path:
 
 
 def _write(folder: Path, text: Path, vocabulary: int) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
     from homer.tokenizer import train
 
@@ -55,8 +54,9 @@ def _write(folder: Path, text: Path, vocabulary: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    settings = json.loads(json.dumps(_SHAPE))
-    config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=size, **settings)
+    end = AutoTokenizer.from_pretrained(folder).eos_token_id
+    shape = {**_SHAPE, "vocab_size": size, "bos_token_id": end, "eos_token_id": end}
+    config = AutoConfig.for_model(**shape)
     set_seed(1)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
