@@ -77,7 +77,7 @@ def spec_of(args: argparse.Namespace) -> JobSpec:
 
 def config_and_problems(args: argparse.Namespace) -> tuple[WorkspaceConfig | None, list[Problem]]:
     """The workspace, where the file is good, and all that is wrong and seen without Azure."""
-    found = [*spec_of(args).problems(), *data_problems(HERE)]
+    found = [*spec_of(args).problems(), *data_problems()]
     try:
         return load_workspace(args.ws_config), found
     except ConfigurationError as error:
@@ -85,7 +85,7 @@ def config_and_problems(args: argparse.Namespace) -> tuple[WorkspaceConfig | Non
 
 
 def connected(
-    config: WorkspaceConfig | None, spec: JobSpec, problems: list[Problem]
+    config: WorkspaceConfig | None, spec: JobSpec, problems: list[Problem], debug: bool
 ) -> tuple[MLClient, WorkspaceConfig]:
     """Asks Azure about workspace and compute; all problems end in one error, before any upload."""
     if config is None:
@@ -94,7 +94,7 @@ def connected(
     from homer.azure.preflight import check_compute
 
     try:
-        client = connect(config)
+        client = connect(config, debug)
         found = check_compute(client, config, spec)
     except AzureError as error:
         raise AzureError([*error.problems, *problems], _CANNOT, error.status) from error.__cause__
@@ -154,7 +154,7 @@ def dry_run(config: WorkspaceConfig, spec: JobSpec) -> None:
 
 def run_here(spec: JobSpec) -> int:
     """Runs the job's command on this machine; returns its exit status."""
-    problems = [*spec.problems(), *data_problems(HERE)]
+    problems = [*spec.problems(), *data_problems()]
     if spec.nnode > 1:
         fix = "leave --nnode out, or submit the job"
         problems.append(Problem("this is one machine", f"--local --nnode {spec.nnode}", fix))
@@ -166,7 +166,7 @@ def run_here(spec: JobSpec) -> int:
     print(f"running here: {' '.join(command)}", flush=True)
     status = subprocess.run(command, cwd=HERE, check=False).returncode
     if status == 0:
-        print(f"next: python aml_deploy.py --local --model_dir {output / 'model'}")
+        print(f"next: python aml_deploy.py --local {output / 'model'}")
     return status
 
 
@@ -183,11 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             assert config is not None
             dry_run(config, spec)
             return 0
-        if not args.debug:
-            from homer.azure.client import quieten
-
-            quieten()
-        client, config = connected(config, spec, problems)
+        client, config = connected(config, spec, problems, args.debug)
         job = submit(client, config, spec)
         print(f"job: {job.name}\nstudio: {job.studio_url}", flush=True)
         if args.wait:

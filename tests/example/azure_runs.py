@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_runs import EXAMPLE, SOURCE, environment
+from finetune_runs import EXAMPLE, SOURCE, Workspace, environment
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class Emulated:
         """Runs a shell command line in the example's folder under the emulator."""
         log = self.state / "requests.jsonl"
         before = len(_lines(log))
-        self.state.mkdir(parents=True, exist_ok=True)
         spec = self.state / "faults.json"
         spec.write_text(json.dumps(list(faults)))
         options = f"--state {self.state} --hf_home {self.hub} --faults {spec}"
@@ -76,8 +76,9 @@ class Emulated:
 
     def models(self) -> list[str]:
         """The versions of the registered model."""
-        text = (self.state / "resources.json").read_text()
-        names = (key.partition("/models/acpt-gpt2/versions/") for key in json.loads(text))
+        file = self.state / "resources.json"
+        keys = json.loads(file.read_text()) if file.exists() else {}
+        names = (key.partition("/models/acpt-gpt2/versions/") for key in keys)
         return [version for _, _, version in names if version]
 
 
@@ -85,13 +86,16 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def copy_example(target: Path, data: Path) -> Path:
-    """The example as a user has it after prepare_data.py, without earlier outputs."""
-    import shutil
+def make_emulated(workspace: Workspace, folder: Path) -> Emulated:
+    """The example as a user has it after prepare_data.py, and a model named `gpt2` for its jobs."""
+    from homer.azure.emulator.emulator import own_workspace
+    from homer.azure.emulator.hub import make_hub
 
+    example, state = folder / "example", folder / "state"
     ignored = shutil.ignore_patterns("data", "outputs", "__pycache__")
-    shutil.copytree(EXAMPLE, target, ignore=ignored)
-    (target / "data").mkdir()
+    shutil.copytree(EXAMPLE, example, ignore=ignored)
+    (example / "data").mkdir()
     for name in ("training_raw.txt", "validation_raw.txt"):
-        shutil.copy(data / name, target / "data" / name)
-    return target
+        shutil.copy(workspace.folder / name, example / "data")
+    own_workspace(state)
+    return Emulated(example, state, make_hub(folder / "hub", workspace.folder / "training_raw.txt"))

@@ -16,7 +16,8 @@ for folder in (EXAMPLE / "serving", EXAMPLE):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from finetune_runs import Runs, Workspace, make_workspace  # noqa: E402  (needs the path above)
+from azure_runs import Emulated, make_emulated  # noqa: E402  (needs the path above)
+from finetune_runs import Runs, Workspace, make_workspace  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2}
     GPT2LMHeadModel(GPT2Config(vocab_size=entries, **shape, **ends)).save_pretrained(folder)
     return root
+
+
+@pytest.fixture(scope="session")
+def emulated(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+    """A copy of the example to run command lines in, against the emulator of Azure ML."""
+    return make_emulated(workspace, tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture

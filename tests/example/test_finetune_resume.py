@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,38 @@ def test_resume_without_a_checkpoint_starts_anew_and_says_so(
     assert [step for step, _ in metrics["loss_history"]] == [1, 2]
 
 
-def test_resume_of_a_finished_run_trains_no_further_step(
+def test_resume_of_a_finished_run_evaluates_and_saves_its_model(
+    runs: Runs, workspace: Workspace, tmp_path: Path
+) -> None:
+    """As a run that lost its machine between the last checkpoint and the end."""
+    whole = runs("no_acc")
+    output = tmp_path / "run"
+    shutil.copytree(whole.output / "checkpoints", output / "checkpoints")
+    state = output / "checkpoints" / LAST / "trainer_state.json"
+    content = json.loads(state.read_text())
+    content["log_history"] = [e for e in content["log_history"] if "eval_loss" not in e]
+    state.write_text(json.dumps(content))
+    done = workspace.finetune(output, resume=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "all steps are done: saving the model of this checkpoint" in done.stdout
+    assert f"step     {STEPS + 1}/{STEPS}" not in done.stdout
+    metrics = read_metrics(output)
+    assert metrics["loss_history"] == whole.metrics["loss_history"]
+    assert metrics["eval_loss"] == pytest.approx(whole.metrics["eval_loss"], rel=1e-5)
+    for name in ("model.safetensors", "strategy.json", "config.json", "tokenizer.json"):
+        assert (output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_resume_with_fewer_steps_than_the_checkpoint_has_is_one_error(
     runs: Runs, workspace: Workspace, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(runs("no_acc").output, output)
-    done = workspace.finetune(output, resume=True)
-    assert "Traceback" not in done.stderr
-    assert f"step     {STEPS + 1}/{STEPS}" not in done.stdout
-    # An error or nothing to do: either way the results of the finished run stay.
-    assert read_metrics(output)["loss_history"] == runs("no_acc").metrics["loss_history"]
+    before = contents(output)
+    done = workspace.finetune(output, resume=True, max_steps=STEPS - 2)
+    assert done.returncode == 2
+    assert "nothing is left to train" in done.stderr
+    assert contents(output) == before
 
 
 @pytest.mark.parametrize("run_config", ["ds", "ds_ort"])

@@ -40,6 +40,7 @@ def finish(args: argparse.Namespace, checkpoint: str, arguments: Any, data: Any)
     )
 
     from acpt_trainer import AcceleratedTrainer
+    from homer.model import with_shifted_loss
     from homer.results import generate_samples, histories, perplexity
 
     folder = Path(checkpoint)
@@ -47,9 +48,10 @@ def finish(args: argparse.Namespace, checkpoint: str, arguments: Any, data: Any)
     wrote = json.loads((folder / "strategy.json").read_text(encoding="utf-8"))
     losses, evaluations = histories(state.log_history)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     # Nothing is trained any more, so the plain model does, whatever trained it.
     trainer = AcceleratedTrainer(
-        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        model=with_shifted_loss(model),
         args=arguments,
         eval_dataset=data,
         data_collator=default_data_collator,

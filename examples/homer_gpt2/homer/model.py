@@ -50,7 +50,7 @@ def load_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
         raise_if_any(_fit_problems(config, args, tokenizer), "Cannot train this model")
         set_seed(args.seed)
         try:
-            return _with_shifted_loss(AutoModelForCausalLM.from_config(config, **options))
+            return with_shifted_loss(AutoModelForCausalLM.from_config(config, **options))
         except Exception as error:  # each architecture validates its config in its own way
             raise _refused(args, error) from error
     try:
@@ -60,10 +60,10 @@ def load_model(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
     except (OSError, ValueError) as error:
         raise _not_loaded("model", "--model_path", args.model_path, error) from error
     raise_if_any(_fit_problems(model.config, args, tokenizer), "Cannot train this model")
-    return _with_shifted_loss(model)
+    return with_shifted_loss(model)
 
 
-def _with_shifted_loss(model: PreTrainedModel) -> PreTrainedModel:
+def with_shifted_loss(model: PreTrainedModel) -> PreTrainedModel:
     """Names the loss of a GPT-2 so that `Trainer` counts the predicted tokens right.
 
     transformers 5.23 derives the loss from the class name, finds none in `GPT2LMHeadModel`, and

@@ -11,17 +11,25 @@ from homer.azure.workspace import WorkspaceConfig
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
+_LIBRARIES = ("azure", "msal", "msrest", "urllib3")
 _SCOPE = "https://management.azure.com/.default"
 
 
 def quieten() -> None:
     """Leaves our own words; the SDK logs each credential that it tried, and its experiments."""
-    for name in ("azure", "msal", "msrest", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    import azure.ai.ml  # noqa: F401  (its loggers set their own levels while it is imported)
+
+    for name in (*_LIBRARIES, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in _LIBRARIES:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def connect(config: WorkspaceConfig) -> MLClient:
+def connect(config: WorkspaceConfig, debug: bool = False) -> MLClient:
     """Logs in, looks the workspace up and returns its client.
+
+    Args:
+        config: The workspace.
+        debug: Leave the SDK's own messages.
 
     Raises:
         AzureError: If the credentials fail, or the workspace is not there.
@@ -29,6 +37,8 @@ def connect(config: WorkspaceConfig) -> MLClient:
     from azure.ai.ml import MLClient
     from azure.identity import DefaultAzureCredential
 
+    if not debug:
+        quieten()
     with explained(config, "Cannot use the workspace"):
         credential = DefaultAzureCredential()
         # Asked for by itself, so that a login that has expired is not mistaken for a 401 later.

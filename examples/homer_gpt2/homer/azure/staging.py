@@ -11,6 +11,7 @@ from acpt_trainer import Problem
 from homer.azure.job import CODE, ENVIRONMENT, JobSpec
 
 EXAMPLE = Path(__file__).resolve().parents[2]
+DATA = EXAMPLE / "data"
 PACKAGE = Path(acpt_trainer.__file__).resolve().parent
 CHECKOUT = PACKAGE.parents[1]
 """Holds the versions that the image gets: those that the package is tested with."""
@@ -19,11 +20,11 @@ _JOB = "job.yml"
 _SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-def data_problems(example: Path = EXAMPLE) -> list[Problem]:
+def data_problems() -> list[Problem]:
     """Whether the texts are prepared, and the versions at hand."""
     found = []
     for name in TEXTS:
-        file = example / "data" / name
+        file = DATA / name
         if not file.is_file() or file.stat().st_size == 0:
             what = "the data are not prepared: there is no text in this file"
             found.append(Problem(what, str(file), "run prepare_data.py first"))
@@ -71,7 +72,7 @@ def _stage_code(folder: Path) -> None:
     for module in (EXAMPLE / "homer").glob("*.py"):
         shutil.copy(module, folder / "homer")
     for name in TEXTS:
-        shutil.copy(EXAMPLE / "data" / name, folder / "data")
+        shutil.copy(DATA / name, folder / "data")
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=_SKIPPED)
 
 

@@ -56,6 +56,7 @@ def _write(folder: Path, text: Path, vocabulary: int) -> None:
         (folder / name).write_bytes(content)
     end = AutoTokenizer.from_pretrained(folder).eos_token_id
     shape = {**_SHAPE, "vocab_size": size, "bos_token_id": end, "eos_token_id": end}
+    shape["pad_token_id"] = end
     config = AutoConfig.for_model(**shape)
     set_seed(1)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -1,0 +1,86 @@
+"""The contract's command line, unmodified, from a shell, with the real SDK against the emulator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure_runs import Emulated, Run
+
+_LINE = (
+    "python aml_finetune.py --ws_config {config} --compute gpu8 --run_config {run_config} "
+    "--nnode {nnode} --nproc_per_node {processes} --block_size 64 --batch_size 2 --max_steps 4"
+)
+_PREEMPTED = [{"match": "PUT .*/jobs/", "job": {"preempt": "checkpoints/checkpoint-2/trainer_s*"}}]
+
+
+def submitted(run: Run) -> dict[str, Any]:
+    """The job that was sent, with its name."""
+    puts = [r for r in run.requests if r["method"] == "PUT" and "/jobs/" in r["path"]]
+    assert len(puts) == 1
+    return {"name": puts[0]["path"].rsplit("/", 1)[1], **puts[0]["json"]["properties"]}
+
+
+def output_of(emulated: Emulated, name: str) -> Path:
+    return emulated.state / "blobs" / "azureml-blobstore-1" / "azureml" / name
+
+
+def log_of(emulated: Emulated, name: str) -> str:
+    logs = emulated.state / "blobs" / "azureml-blobstore-1" / "logs" / name / "user_logs"
+    return (logs / "std_log_process_0.txt").read_text()
+
+
+def check(emulated: Emulated, run_config: str, nnode: int, processes: int, **more: Any) -> Run:
+    """Runs the line; the model must be trained for real and registered."""
+    before = len(emulated.models())
+    names = {"run_config": run_config, "nnode": nnode, "processes": processes}
+    run = emulated(_LINE.format(config=emulated.config, **names), **more)
+    job = submitted(run) if run.done.returncode == 0 else {"name": ""}
+    log = log_of(emulated, job["name"]) if job["name"] else ""
+    assert run.done.returncode == 0, run.shown
+    assert len(emulated.models()) == before + 1, run.shown + log
+    model = output_of(emulated, job["name"]) / "model"
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert metrics["strategy"]["strategy"] == run_config
+    assert metrics["strategy"]["status"] == "engaged"
+    assert metrics["world_size"] == nnode * processes
+    assert metrics["steps"] == 4
+    assert (model / "model.safetensors").is_file()
+    assert run.refused == []
+    for said in (job["name"], "https://ml.azure.com/runs/", "python aml_deploy.py --ws_config"):
+        assert said in run.done.stdout
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_contract_line_trains_and_registers_on_two_nodes(emulated: Emulated) -> None:
+    run = check(emulated, "ds_ort", nnode=2, processes=1)
+    assert "not Azure" in run.done.stdout
+    # The package that ran is the one that was uploaded.
+    uploaded = [r["path"] for r in run.requests if r["path"].endswith("acpt_trainer/registry.py")]
+    assert uploaded
+
+
+@pytest.mark.slow
+def test_preempted_job_goes_on_from_its_newest_complete_checkpoint(emulated: Emulated) -> None:
+    run = check(emulated, "no_acc", nnode=1, processes=1, faults=_PREEMPTED)
+    name = submitted(run)["name"]
+    log = log_of(emulated, name)
+    first, _, second = log.partition("the node was taken away")
+    assert "no complete checkpoint yet: starting anew" in first
+    assert "resuming from" in second
+    assert f"{output_of(emulated, name) / 'checkpoints'}/checkpoint-" in second
+
+
+@pytest.mark.long
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("run_config", "processes"), [("no_acc", 2), ("ort", 1), ("ds", 2), ("ds_ort", 2)]
+)
+def test_contract_line_trains_and_registers(
+    emulated: Emulated, run_config: str, processes: int
+) -> None:
+    check(emulated, run_config, nnode=1, processes=processes)
