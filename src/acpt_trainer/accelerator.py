@@ -52,7 +52,7 @@ def create_accelerator(
     chosen = resolve_strategy(strategy)
     device = "cuda" if torch.cuda.is_available() and not kwargs.get("cpu") else "cpu"
     settled = choose_precision(precision or "fp32", chosen, device) or "fp32"
-    context = TrainingContext(precision=settled, device=device)
+    context = TrainingContext(settled, device, launched_processes())
     problems = chosen.problems(context) + foreign_engine_problems(chosen)
     problems += _earlier_accelerator_problems(chosen)
     for name in ("mixed_precision", "deepspeed_plugin"):

@@ -67,7 +67,7 @@ class NotEngagedError(AcptError):
 
 
 class GraphBuildError(AcptError):
-    """ONNX Runtime could not turn the model into a training graph.
+    """The model could not be turned into a training graph, or compiled.
 
     Args:
         message: What is wrong.

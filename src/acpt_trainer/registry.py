@@ -287,3 +287,19 @@ register_strategy(
     description="DeepSpeed ZeRO-1 around ONNX Runtime training",
     parts=("ds", "ort"),
 )
+register_strategy(
+    "ddp",
+    f"{_HERE}.ddp:DdpStrategy",
+    description="PyTorch as it is; DDP averages the gradients of several processes",
+)
+register_strategy(
+    "compile",
+    f"{_HERE}.compile:CompileStrategy",
+    description="forward and backward compiled by torch.compile (inductor)",
+)
+register_strategy(
+    "ds_compile",
+    f"{_HERE}.combined:CombinedStrategy",
+    description="DeepSpeed ZeRO-1 around the compiled model",
+    parts=("ds", "compile"),
+)

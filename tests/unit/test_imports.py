@@ -25,6 +25,7 @@ SECONDS = 0.3
         "from acpt_trainer import get_strategy; get_strategy('ort')",
         "from acpt_trainer import get_strategy; get_strategy('ds + ort').build()",
         "from acpt_trainer import get_strategy; get_strategy('ds_ort').problems()",
+        "from acpt_trainer import get_strategy; get_strategy('ds_compile').problems()",
         "from acpt_trainer import reported_errors, raise_if_any; raise_if_any([])",
         "from acpt_trainer import peak_memory_mb; peak_memory_mb()",
     ],

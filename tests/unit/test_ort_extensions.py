@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from acpt_trainer import toolchain
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import extensions
-from acpt_trainer.ort.extensions import sources, store, toolchain
+from acpt_trainer.ort.extensions import sources, store
 from acpt_trainer.ort.extensions.sources import EXTENSIONS, INTEROP, Edit, Extension
-from acpt_trainer.ort.extensions.toolchain import Toolchain
+from acpt_trainer.toolchain import Toolchain
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="needs the extra 'ort'"

@@ -20,6 +20,8 @@ from acpt_trainer.registry import (
 )
 from acpt_trainer.strategies.base import AcceleratorStrategy
 from acpt_trainer.strategies.combined import CombinedStrategy
+from acpt_trainer.strategies.compile import CompileStrategy
+from acpt_trainer.strategies.ddp import DdpStrategy
 from acpt_trainer.strategies.deepspeed import DeepSpeedStrategy
 from acpt_trainer.strategies.eager import EagerStrategy
 from acpt_trainer.strategies.ortmodule import OrtStrategy
@@ -38,7 +40,9 @@ class Fragile(MadeUpStrategy):
 
 
 def test_registry_holds_exactly_these_names() -> None:
-    assert available_strategies() == ("ds", "ds_ort", "no_acc", "ort")
+    assert available_strategies() == (
+        "compile", "ddp", "ds", "ds_compile", "ds_ort", "no_acc", "ort",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,9 @@ def test_registry_holds_exactly_these_names() -> None:
         ("ort", OrtStrategy),
         ("ds", DeepSpeedStrategy),
         ("ds_ort", CombinedStrategy),
+        ("ddp", DdpStrategy),
+        ("compile", CompileStrategy),
+        ("ds_compile", CombinedStrategy),
     ],
 )
 def test_registry_names_stand_for(name: str, cls: type[AcceleratorStrategy]) -> None:
@@ -178,7 +185,7 @@ def test_unknown_name_suggests_the_one_that_is_meant(asked: str, meant: str) -> 
 def test_unknown_name_suggests_nothing_far_off() -> None:
     with pytest.raises(UnknownStrategyError) as caught:
         get_strategy("xyzzy")
-    assert caught.value.problems[0].fix.startswith("registered are: ds, ")
+    assert caught.value.problems[0].fix.startswith("registered are: compile, ")
 
 
 def test_unknown_name_lists_what_is_missing_for_the_others(missing: Callable[..., None]) -> None:
@@ -187,7 +194,8 @@ def test_unknown_name_lists_what_is_missing_for_the_others(missing: Callable[...
         get_strategy("xyzzy")
     install = "(not here: pip install 'acpt-trainer[deepspeed]')"
     assert caught.value.problems[0].fix == (
-        f"registered are: ds {install}, ds_ort {install}, no_acc, ort"
+        f"registered are: compile, ddp, ds {install}, ds_compile {install}, ds_ort {install}, "
+        "no_acc, ort"
     )
 
 
@@ -212,4 +220,4 @@ def test_resolve_strategy_refuses_anything_else(value: Any) -> None:
         with pytest.raises(UnknownStrategyError) as caught:
             ask(value)
         assert "neither a strategy name nor an AcceleratorStrategy" in str(caught.value)
-        assert "give one of: ds, ds_ort, no_acc, ort" in str(caught.value)
+        assert "give one of: compile, ddp, ds, ds_compile, ds_ort, no_acc, ort" in str(caught.value)

@@ -33,6 +33,18 @@ def test_combined_order_is_by_layer_inside_first(name: str) -> None:
     assert strategy.label == name
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("ds_compile", ["compile", "ds"]),
+        ("ddp+compile", ["compile", "ddp"]),
+        ("ddp+ort", ["ort", "ddp"]),
+    ],
+)
+def test_combined_pairs_that_fit(name: str, parts: list[str]) -> None:
+    assert layers(get_strategy(name).build()) == parts
+
+
 def test_combined_options_reach_their_part() -> None:
     for name in ("ds_ort", "ort+ds"):
         built = get_strategy(name).build(ort={"max_graphs": 3}, ds={"zero_stage": 2})
@@ -56,6 +68,9 @@ def test_combined_refuses_options_of_no_part() -> None:
         ("no_acc+ort", "no_acc means that nothing accelerates the step"),
         ("ds+no_acc", "no_acc means that nothing accelerates the step"),
         ("ds_ort+ort", "one of them is a combination already"),
+        ("ort+compile", "both swap the model's forward pass"),
+        ("ddp+ds", "both own the distribution"),
+        ("ddp+no_acc", "no_acc means that nothing accelerates the step"),
     ],
 )
 def test_combined_refuses_pairs_that_make_no_sense(name: str, reason: str) -> None:

@@ -36,7 +36,7 @@ def providers() -> list[str]:
 
 def toolchain() -> dict[str, Any]:
     """The C++ compiler that extensions are built with where a graph needs one."""
-    from acpt_trainer.ort.extensions.toolchain import find
+    from acpt_trainer.toolchain import find
 
     found = find()
     return {

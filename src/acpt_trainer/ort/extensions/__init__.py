@@ -3,7 +3,6 @@
 Most graphs need neither, so most machines need no compiler. A symbolic that emits an `ATen` node
 says so first: `extensions.require("aten_op_executor", operator="aten::_ctc_loss")`.
 
-* `toolchain`: the compiler, and what else a build takes.
 * `sources`: the sources in the installed wheel, and the edits that torch 2.13 needs.
 * `store`: built once, kept in the user's cache.
 """

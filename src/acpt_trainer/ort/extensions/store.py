@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from acpt_trainer import toolchain as tools
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort.cache_dir import VARIABLE, cache_dir, taking_turns
-from acpt_trainer.ort.extensions import toolchain as tools
 from acpt_trainer.ort.extensions.sources import ENTRY, Extension, edited
 
 logger = logging.getLogger(__name__)
