@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -99,4 +100,72 @@ def train_both(
     for (name, a), b in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert forward.calls
+    return forward
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in nested sequences, mappings and dataclasses, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, dict):
+        value = [getattr(value, f.name) for f in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+def weighed(outputs: Any) -> torch.Tensor:
+    """A loss of all outputs, whose gradient differs from element to element."""
+    return sum(
+        (i + 1) * (t * torch.linspace(0.5, 1.5, t.numel()).view(t.shape)).mean()
+        for i, t in enumerate(tensors_in(outputs))
+        if t.is_floating_point()
+    )  # type: ignore[return-value]
+
+
+def assert_same_tensors(ours: Any, theirs: Any) -> None:
+    """Asserts that nested values are of the same structure and hold the same tensors."""
+    assert type(ours) is type(theirs)
+    pairs = list(zip(tensors_in(ours), tensors_in(theirs), strict=True))
+    for number, (a, b) in enumerate(pairs):
+        assert a.requires_grad == b.requires_grad, f"output {number}: requires_grad"
+        torch.testing.assert_close(
+            a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=number: f"output {n}: {m}"
+        )
+
+
+def same_in_both(
+    model: nn.Module,
+    batches: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+    loss: Callable[[Any], torch.Tensor] = weighed,
+) -> OrtForward:
+    """Asserts that outputs and all gradients are the same, those of the inputs too.
+
+    Args:
+        model: Run in ONNX Runtime; a copy of it in PyTorch.
+        batches: Positional and named arguments, one pair a step.
+        loss: Of the outputs; by default of all of them. They are compared after its backward.
+
+    Returns:
+        The forward pass in place.
+    """
+    reference = copy.deepcopy(model)
+    forward = attach(model)
+    steps = 0
+    for number, batch in enumerate(batches):
+        outputs, inputs = [], []
+        for m in (model, reference):
+            args, kwargs = copy.deepcopy(batch)
+            m.zero_grad(set_to_none=True)
+            torch.manual_seed(number)
+            outputs.append(m(*args, **kwargs))
+            loss(outputs[-1]).backward()
+            inputs.append([t.grad for t in tensors_in([*args, kwargs]) if t.requires_grad])
+        assert_same_tensors(*outputs)
+        assert_same_gradients(model, reference)
+        torch.testing.assert_close(*inputs, rtol=1e-4, atol=1e-6)
+        steps += 1
+    assert forward.calls == steps
     return forward

@@ -275,6 +275,20 @@ def leaves_submodules_in_their_modes() -> None:
     assert not model.body.training, "a submodule was put into training mode"
 
 
+def refuses_a_second_backward() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Frozen()
+    attach(model)
+    loss = model(numbers(2, 3))
+    loss.backward(retain_graph=True)
+    try:
+        loss.backward()
+    except GraphBuildError:
+        return
+    raise AssertionError("a second backward pass ran")
+
+
 @dataclass(frozen=True)
 class Need:
     """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
@@ -296,6 +310,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "symbolics": Need(trains_an_embedding, "GraphBuildError"),
     "told-outputs": Need(runs_the_model_once, "the model was run 2 times with data"),
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
+    "kept-promises": Need(refuses_a_second_backward, "has no attribute 'state'"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "gradient-flow": Need(follows_autograd, "does not require grad"),
     "gradient-cuts": Need(ends_gradients_at_cuts, "no gradient for the operator Shrink"),

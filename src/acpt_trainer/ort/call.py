@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class Record:
         checks: What Python looked at only to raise.
         failed_at: Where the model was when its forward raised.
         refusal: Why the forward was refused, if it was one of ours that raised.
+        reached: For each output of the graph the names of the parameters and inputs to which a
+            gradient of it flows in PyTorch.
     """
 
     structure: Structure | None = None
@@ -42,6 +44,11 @@ class Record:
     checks: list[str] = field(default_factory=list)
     failed_at: place.Place | None = None
     refusal: str | None = None
+    reached: list[frozenset[str]] = field(default_factory=list)
+
+    def reached_from(self, outputs: Iterable[int]) -> frozenset[str]:
+        """The names of what gradients of some outputs flow to."""
+        return frozenset().union(*(self.reached[i] for i in outputs))
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,12 @@ class Call(nn.Module):  # type: ignore[misc]
         original: Callable[..., Any],
         names: Sequence[str],
         fixed: Mapping[str, Any],
+        trained: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)
+        self.trained = frozenset(trained)  # the names of inputs that get a gradient
         self.fixed = dict(fixed)
         self.record = Record()
         self.outputs: tuple[tuple[int, torch.dtype], ...] = ()  # rank and type of each
@@ -78,7 +87,8 @@ class Call(nn.Module):  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Call:
         model = copy.deepcopy(self.model, memo)
-        twin = Call(model, rebound(self.original, self.model, model), self.names, self.fixed)
+        original = rebound(self.original, self.model, model)
+        twin = Call(model, original, self.names, self.fixed, self.trained)
         twin.record = self.record  # the copy is traced, this one is called
         memo[id(self)] = twin
         return twin
@@ -124,9 +134,10 @@ class Call(nn.Module):  # type: ignore[misc]
         return every
 
     def _nothing(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """An empty tensor that depends on an input, or else on a weight."""
+        """An empty tensor that depends on an input, or else on a weight, and has no gradient."""
         some = tensors[0] if tensors else next(t for _, t in _tensors(self.model))
-        return some.detach().reshape(-1)[:0].to(torch.float64)
+        empty = some.detach().reshape(-1)[:0]
+        return empty.ne(empty).to(torch.float64)
 
     def _arguments(self, given: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}

@@ -21,6 +21,8 @@ from acpt_trainer.ort import patches, precision
 from acpt_trainer.ort.build import TrainingGraph, build, drawn_seed
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
+from acpt_trainer.ort.explain import explained
+from acpt_trainer.ort.place import Place
 from acpt_trainer.ort.schema import Schema, Tensors, differences, schema_of, split_arguments
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class OrtForward:
         """Runs a training graph when the model trains, the original forward otherwise."""
         if self.released or not (self.model.training and torch.is_grad_enabled()):
             return self.original(*args, **kwargs)
+        _refuse_transforms(self.model)
         tensors, fixed = split_arguments(self.model, self.__signature__, args, kwargs)
         schema = schema_of(self.model, tensors, fixed, self.recompute)
         graph, outputs = self._run(schema, tensors, fixed)
@@ -121,7 +124,8 @@ class OrtForward:
         """Builds and runs a further graph, and says what is to be known of it."""
         precision.refuse(self.model, schema["autocast"])
         self._report_rebuild(schema, reasons)
-        call = Call(self.model, self.original, tuple(tensors), fixed)
+        trained = [name for name, tensor in tensors.items() if tensor.requires_grad]
+        call = Call(self.model, self.original, tuple(tensors), fixed, trained)
         graph, outputs = build(call, schema, tensors, self.cache, seed)
         summary = graph.summary
         if summary is not None:
@@ -189,6 +193,22 @@ class OrtForward:
             else:
                 self.model.__dict__["forward"] = self.previous
         # Otherwise something else was put around it since (autocast): it then passes through.
+
+
+def _refuse_transforms(model: nn.Module) -> None:
+    """Refuses what looks through a function's backward pass into its operators.
+
+    Raises:
+        GraphBuildError: If such a call is running.
+    """
+    what = ""
+    if torch._C._are_functorch_transforms_active():
+        what = "a transform of torch.func (vmap, grad, ...) looks through the model's operators"
+    elif any(p.grad_fn is not None for p in model.parameters()):
+        what = "torch.func.functional_call put computed tensors in place of its parameters"
+    if what:
+        error = GraphBuildError(f"{what}, and a graph of ONNX Runtime is one operator of its own")
+        raise explained(error, model, Place("the call of the model")) from None
 
 
 def _identity(value: Any) -> Any:

@@ -19,11 +19,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort.backward import PREFIX
 from acpt_trainer.ort.mends import set_attribute
+from acpt_trainer.ort.settings import untraced
 
 _HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
-_PREFIX = "_original_module."
-"""What ORTModule puts before the names of a call's parameters."""
 
 
 def follow_autograd(stack: ExitStack) -> None:
@@ -34,19 +34,26 @@ def follow_autograd(stack: ExitStack) -> None:
         "onnxruntime.training.ortmodule._graph_transition_manager"
     ).GraphTransitionManager
     forward, export = Call.forward, manager._export_model
-    reached: set[str] = set()
 
     @functools.wraps(forward)
     def traced_forward(self: Any, *tensors: Any) -> Any:
         if not torch.jit.is_tracing():
             return forward(self, *tensors)
+        with untraced():
+            for name, tensor in zip(self.names, tensors, strict=True):
+                if name in self.trained:
+                    tensor.requires_grad_()
         # Nothing is kept for a backward pass that never comes.
         kept = torch.autograd.graph.saved_tensors_hooks(lambda _: None, _refused)
         with torch.enable_grad(), kept:  # ORTModule exports under no_grad
             outputs = forward(self, *tensors)
-        found = set(map(id, leaves(outputs)))
-        reached.clear()  # by name, since it may be a copy that is traced
-        reached.update(name for name, p in self.named_parameters() if id(p) in found)
+        # By name, since it may be a copy that is traced.
+        named = {id(p): name for name, p in self.named_parameters()}
+        named |= {id(t): f"tensors_{i}" for i, t in enumerate(tensors)}
+        self.record.reached = [
+            frozenset(named[id(leaf)] for leaf in leaves([output]) if id(leaf) in named)
+            for output in outputs
+        ]
         return outputs
 
     @functools.wraps(export)
@@ -54,9 +61,10 @@ def follow_autograd(stack: ExitStack) -> None:
         model, schema, names, require_grad = export(**kwargs)
         # A parameter that no gradient reaches, frozen or not, has none in PyTorch: not even a
         # zero, which an optimizer with weight decay would act on.
-        names_there = (name for name, _ in kwargs["flattened_module"].named_parameters())
-        unreached = {n for n in names_there if n.removeprefix(_PREFIX) not in reached}
-        return model, schema, names, [name for name in require_grad if name not in unreached]
+        record = kwargs["flattened_module"]._original_module.record
+        reached = record.reached_from(range(len(record.reached)))
+        found = [name for name in require_grad if name.removeprefix(PREFIX) in reached]
+        return model, schema, names, found
 
     def data(self: Any) -> Any:
         # Read while tracing it would be a constant of the graph.

@@ -72,3 +72,18 @@ def summarize(model: Any, export_seconds: float = 0.0, build_seconds: float = 0.
         export_seconds=round(export_seconds, 3),
         build_seconds=round(build_seconds, 3),
     )
+
+
+def forward_nodes(model: Any) -> set[int]:
+    """Indices of the nodes that the outputs need: those that the yield to PyTorch depends on."""
+    nodes = model.graph.node
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    waiting = [index for index, node in enumerate(nodes) if node.op_type == "YieldOp"]
+    seen: set[int] = set()
+    while waiting:
+        for name in nodes[waiting.pop()].input:
+            index = makers.get(name)
+            if index is not None and index not in seen:
+                seen.add(index)
+                waiting.append(index)
+    return seen

@@ -9,6 +9,7 @@ from typing import Any
 
 from acpt_trainer.errors import NotEngagedError
 from acpt_trainer.ort.forward import OrtForward
+from acpt_trainer.ort.graph import forward_nodes
 
 NAME = "training_graph"
 FILES = (f"{NAME}.onnx", f"{NAME}.json", f"{NAME}.md")
@@ -51,7 +52,7 @@ def described(forward: OrtForward, graph: Any) -> dict[str, Any]:
     """What a training graph holds, and what it took to make it."""
     newest = next(reversed(forward.graphs.values()))
     parameters = list(forward.model.parameters())
-    ahead = forward_nodes(graph)
+    ahead = len(forward_nodes(graph))
     return {
         "model": type(forward.model).__name__,
         "parameters": sum(p.numel() for p in parameters),
@@ -65,20 +66,6 @@ def described(forward: OrtForward, graph: Any) -> dict[str, Any]:
         "re_exports": list(forward.re_exports),
         "cache": newest.cache_use,
     }
-
-
-def forward_nodes(graph: Any) -> int:
-    """How many nodes the model's outputs need: those that the yield to PyTorch depends on."""
-    makers = {name: node for node in graph.graph.node for name in node.output if name}
-    waiting = [node for node in graph.graph.node if node.op_type == "YieldOp"]
-    seen: set[int] = set()
-    while waiting:
-        for name in waiting.pop().input:
-            node = makers.get(name)
-            if node is not None and id(node) not in seen:
-                seen.add(id(node))
-                waiting.append(node)
-    return len(seen)
 
 
 def _page(found: dict[str, Any]) -> str:

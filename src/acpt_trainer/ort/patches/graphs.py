@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import export, mends, recompute
+from acpt_trainer.ort import backward, export, mends, recompute
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -29,6 +29,19 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=export.use_cache,
+    ),
+    Patch(
+        name="kept-promises",
+        target="TrainingManager._create_autofunction_class",
+        versions="onnxruntime-training 1.19.2",
+        why="the backward half of a graph writes into outputs that PyTorch was given, reads inputs "
+        "and weights that were changed since, gives a zero to what no gradient reaches, knows no "
+        "gradient of gradients, and fails in its own words when it runs twice",
+        upstream=UNMAINTAINED,
+        until="ORTModule copies those outputs, saves what it shares and checks what it is asked",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=backward.keep_promises,
     ),
     Patch(
         name="no-memory-probe",
