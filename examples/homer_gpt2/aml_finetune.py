@@ -139,7 +139,8 @@ def wait(client: MLClient, config: WorkspaceConfig, job: Any) -> None:
         raise AzureError([*error.problems, problem], headline, error.status) from error.__cause__
     if status != "Completed":
         fix = "submit it again; a job on low-priority nodes goes on by itself"
-        problem = Problem(f"its status is {status}", job.studio_url, fix)
+        # An enumeration, or text where the service knows more states than the SDK.
+        problem = Problem(f"its status is {getattr(status, 'value', status)}", job.studio_url, fix)
         raise AzureError([problem], headline, errors.SERVICE)
     print(f"registered: {MODEL_NAME}, version {model.version}")
 

@@ -138,8 +138,12 @@ def explain(error: Exception, config: WorkspaceConfig, headline: str) -> AzureEr
             return None
         error = behind
     if isinstance(error, core.ClientAuthenticationError):
-        fix = f"{LOGIN}; --debug shows every credential that was tried"
-        problem = Problem(f"not logged in: {first_line(error)}", "Azure credentials", fix)
+        fix = (
+            f"{LOGIN}; where it says that there is no connection, check the network and "
+            "HTTPS_PROXY; --debug shows every credential that was tried"
+        )
+        what = f"not logged in: {_attempts(error) or first_line(error)}"
+        problem = Problem(what, "Azure credentials", fix)
         return AzureError([problem], headline, errors.CREDENTIALS)
     if isinstance(error, core.HttpResponseError):
         return _of_response(error, config, headline)
@@ -211,8 +215,18 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = lines[0] if lines else type(error).__name__
     # Azure's own text repeats the code in front: "(UserError) There is ...".
-    found = re.sub(r"^\(\w+\)\s*", "", found)
-    return found if len(found) <= _TOO_MUCH_TEXT else f"{found[:_TOO_MUCH_TEXT]} ..."
+    return _shortened(re.sub(r"^\(\w+\)\s*", "", found))
+
+
+def _attempts(error: BaseException) -> str:
+    """What the two credentials said that the message tells how to mend, of all that were tried."""
+    named = ("EnvironmentCredential:", "AzureCliCredential:")
+    lines = [line.strip() for line in str(getattr(error, "message", "")).splitlines()]
+    return "; ".join(_shortened(line) for line in lines if line.startswith(named))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TOO_MUCH_TEXT else f"{text[:_TOO_MUCH_TEXT]} ..."
 
 
 def job_message(error: BaseException) -> str:

@@ -36,13 +36,19 @@ class Assets:
         raise Refused(404, "NotFound", f"the emulator has no route for {request.method} {rest}")
 
     def _versions(self, request: Request) -> list[dict[str, Any]]:
-        found = self._state.below(request.path)
         wanted = request.query.get("hash")
         if wanted:
-            found = [v for v in found if _hash(v) == wanted]
+            # Asked under a name that the SDK has just made up: the service looks at all names.
+            found = [v for v in self._all_versions() if _hash(v) == wanted]
+        else:
+            found = self._state.below(request.path)
         if "desc" in request.query.get("$orderBy", ""):
             found.reverse()
         return found[: int(request.query.get("$top", 100))]
+
+    def _all_versions(self) -> list[dict[str, Any]]:
+        containers = self._state.below(f"{self._state.workspace_id}/codes")
+        return [v for c in containers for v in self._state.below(f"{c['id']}/versions")]
 
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Keeps a version, and what the container knows of its versions."""

@@ -67,7 +67,10 @@ def load_faults(path: Path) -> list[Fault]:
         f"write a JSON list of objects with {', '.join(f.name for f in dataclasses.fields(Fault))}"
     )
     try:
-        return [Fault(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise TypeError("no list")
+        return [Fault(**entry) for entry in entries]
     except (OSError, ValueError, TypeError) as error:
         raise_if_any([Problem(f"not a list of faults: {error}", f"--faults {path}", fix)])
         raise AssertionError from error
