@@ -60,6 +60,7 @@ def train_both(
     between: Callable[[int, nn.Module], Any] | None = None,
     optimizer: Callable[..., Any] = torch.optim.SGD,
     learning_rate: float = 0.05,
+    every: bool = False,
 ) -> OrtForward:
     """Asserts that loss, gradients and trained parameters are the same at every step.
 
@@ -70,6 +71,7 @@ def train_both(
         between: Called with the step's number and each of the two, before the step.
         optimizer: Makes the optimizer.
         learning_rate: Its learning rate.
+        every: Whether it has the parameters that are frozen at first, too.
 
     Returns:
         The forward pass in place, with its counters.
@@ -84,7 +86,7 @@ def train_both(
             if between is not None:
                 between(number, m)
             if optimizers[i] is None:
-                trained = [p for p in m.parameters() if p.requires_grad]
+                trained = [p for p in m.parameters() if every or p.requires_grad]
                 optimizers[i] = optimizer(trained, lr=learning_rate)
             torch.manual_seed(number)
             m.zero_grad(set_to_none=True)
