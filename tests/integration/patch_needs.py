@@ -7,7 +7,6 @@ with everything on it must hold, with that one off it must fail.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from model_needs import DRAWS_NEEDED, MODELS_NEEDED
+from models.expressions import Expression, numbers, same_as_pytorch
+from operator_needs import OPERATORS_NEEDED
 from reading_needs import READING_NEEDED
 from torch import nn
 from torch.nn import functional
@@ -29,44 +30,6 @@ from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import patches
 
 HELD = "held"
-
-
-class Expression(nn.Module):
-    """A model that is one expression of a parameter and an input."""
-
-    def __init__(self, expression: Callable[..., Any], *shape: int) -> None:
-        super().__init__()
-        self.expression = expression
-        self.weight = nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(1)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.expression(self.weight, x)
-
-
-def same_as_pytorch(
-    expression: Callable[..., Any], shape: Sequence[int], *inputs: torch.Tensor
-) -> None:
-    """Asserts that values and gradient are PyTorch's, and that ONNX Runtime computed them."""
-    from acpt_trainer.ort.forward import attach
-
-    model = Expression(expression, *shape)
-    reference = copy.deepcopy(model)
-    forward = attach(model)
-    for x in inputs:
-        values = []
-        for m in (model, reference):
-            value = m(x)
-            # A gradient that differs by element: a plain sum hides errors.
-            weights = torch.linspace(0.5, 1.5, value.numel()).view_as(value)
-            (value * weights).sum().backward()
-            values.append(value.detach())
-        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-6)
-    assert forward.calls == len(inputs)
-    torch.testing.assert_close(model.weight.grad, reference.weight.grad, rtol=1e-4, atol=1e-6)
-
-
-def numbers(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
 
 
 # --- patches -------------------------------------------------------------------------------------
@@ -564,7 +527,7 @@ def convolves_within_its_memory(padding: int | str) -> None:
     )
 
 
-SYMBOLICS_NEEDED |= DRAWS_NEEDED
+SYMBOLICS_NEEDED |= DRAWS_NEEDED | OPERATORS_NEEDED
 SYMBOLICS_NEEDED["_convolution"] = partial(convolves_within_its_memory, 1)
 SYMBOLICS_NEEDED["_convolution_mode"] = partial(convolves_within_its_memory, "same")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .families import TRANSLATION, family
+from .families import BART, TRANSLATION, family
 from .zoo import sequence_to_sequence
 
 # fmt: off
@@ -72,4 +72,8 @@ ENTRIES = (
            "num_encoder_attention_heads": 4, "decoder_ffn_dim": 96, "num_decoder_layers": 2,
            "num_decoder_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0},
            sequence_to_sequence),
+    family("nllb_moe", "text", "NllbMoeForConditionalGeneration", {**BART, "num_experts": 4,
+           "encoder_sparse_step": 1, "decoder_sparse_step": 1, "expert_capacity": 64,
+           "moe_token_dropout": 0.0}, TRANSLATION,
+           refused={"exact": "Python reads a value with item()"}),
 )

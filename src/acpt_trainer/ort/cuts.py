@@ -66,9 +66,10 @@ def put_stops(model: Any, trained: Iterable[str]) -> None:
     """
     import onnx
 
-    reached = set(trained)
+    weights = set(trained)
+    reached = set(weights)
     found = False
-    for node in model.graph.node:  # sorted: what a node takes was made before
+    for node in list(model.graph.node):  # sorted: what a node takes was made before
         stops = reached.intersection(_taken(node))
         if not _is_cut(node):
             reached.update(node.output if stops else ())
@@ -77,9 +78,21 @@ def put_stops(model: Any, trained: Iterable[str]) -> None:
         node.op_type = "ATen" if stops else "Identity"
         if stops:
             found, node.domain = True, _DOMAIN
+            if node.input[0] in weights:
+                _set_apart(model.graph, node)
             node.attribute.append(onnx.helper.make_attribute("operator", _STOP))
     if found and all(known.domain != _DOMAIN for known in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
+
+
+def _set_apart(graph: Any, stop: Any) -> None:
+    """Puts a node between a weight and a stop: the builder asks of nodes alone where it ends."""
+    import onnx
+
+    apart = f"{stop.output[0]}_weight"
+    between = onnx.helper.make_node("Identity", [stop.input[0]], [apart])
+    stop.input[0] = apart
+    graph.node.insert(list(graph.node).index(stop), between)
 
 
 def take_stops_out(graph: Any) -> None:

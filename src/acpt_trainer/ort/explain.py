@@ -20,6 +20,7 @@ _NO_KERNEL = re.compile(
 )
 _NO_GRADIENT = re.compile(r"gradient builder has not been registered: (?P<op>\S+)")
 _SHAPES = re.compile(r"(?P<why>\[ShapeInferenceError\][^\n]*|ShapeInferenceError[^\n]*)")
+_BOUNDS = re.compile(r"out of data bounds|Out of range value in index tensor")
 _NODE = re.compile(r"/_original_module/(?P<path>[\w./]+)/\w+")
 
 WAY_OUT = (
@@ -38,6 +39,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(current))
             yield current
             waiting += [current.__cause__, current.__context__]
+
+
+def out_of_bounds(text: str) -> bool:
+    """Whether an engine's message says that an index is not one, which PyTorch refuses, too."""
+    return bool(_BOUNDS.search(text))
 
 
 def first_line(error: BaseException) -> str:
@@ -74,6 +80,8 @@ def _cause(text: str) -> str:
         return f"ONNX Runtime has no kernel for {match['op'].strip()} in this precision"
     if match := _SHAPES.search(text):
         return f"ONNX Runtime finds the shapes of the graph inconsistent: {match['why'][:300]}"
+    if out_of_bounds(text):
+        return "an index is out of bounds: a label, a token's number or another"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b\s*:", line)]
     refused = [line for line in lines if line.startswith("Unsupported:")]
@@ -105,9 +113,12 @@ def explained(
     if not isinstance(model, str):
         name = type(model).__name__
         where = _place(error, model, failed_at)
+    fix = (ours[-1].fix if ours else None) or WAY_OUT
+    if out_of_bounds(str(error)):
+        fix = "compare labels and token numbers with the number of classes and the vocabulary"
     return GraphBuildError(
         f"ONNX Runtime cannot train {name}: {cause}.\n"
         f"    where: {where}\n"
-        f"    fix:   {(ours[-1].fix if ours else None) or WAY_OUT}.\n"
+        f"    fix:   {fix}.\n"
         "    This step was not run; this package never falls back to PyTorch silently."
     )

@@ -10,7 +10,10 @@ from acpt_trainer.ort.symbolics import (
     activations,
     attention,
     convolution,
+    distances,
     extremes,
+    integers,
+    losses,
     normalization,
     pooling,
     randomness,
@@ -44,6 +47,9 @@ ATEN_SYMBOLICS = (
 ACTIVATION_SYMBOLICS = (
     "pow",
     "softplus",
+    "log_sigmoid",
+    "hardtanh",
+    "relu6",
     "mish",
     "hardsigmoid",
     "hardswish",
@@ -66,11 +72,19 @@ RANDOM_SYMBOLICS = (
     "randint_like",
     "multinomial",
 )
+DISTANCES = ("cdist", "pairwise_distance")
+NLL = ("nll_loss", "nll_loss2d", "nll_loss_nd")
 REFUSED_RANDOM = ("normal", "rrelu")
 
 
 def _zero_gradient() -> Sequence[Any]:
-    return [("Sub", ["GO(0)", "GO(0)"], ["GI(0)"])]
+    """Zero, also where what comes in is infinite or not a number."""
+    zero = {"value": {"value": 0.0, "dtype": "IElemType(0)", "is_tensor": True}}
+    return [
+        ("Constant", [], ["zero"], zero),
+        ("Shape", ["I(0)"], ["shape"]),
+        ("Expand", ["zero", "shape"], ["GI(0)"]),
+    ]
 
 
 def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
@@ -78,11 +92,19 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
     chosen = {k: fn for k, fn in upstream.items() if k.split("::")[-1] not in ATEN_SYMBOLICS}
     by_number = chosen.pop("::_convolution")
     chosen.pop("::_convolution_mode")
+    chosen.pop("::nll_loss")
     return {
         **chosen,
         "aten::scaled_dot_product_attention": attention.scaled_dot_product_attention,
         "aten::where": selection.where,
         "::embedding": selection.embedding,
+        "aten::masked_fill": selection.masked_fill,
+        "aten::gather": selection.gather,
+        "aten::to": integers.to,
+        "aten::floor_divide": integers.floor_divide,
+        "aten::one_hot": selection.one_hot,
+        "::cross_entropy_loss": losses.cross_entropy(chosen["::cross_entropy_loss"]),
+        **{f"aten::{name}": losses.nll_loss for name in NLL},
         "aten::batch_norm": normalization.batch_norm,
         "aten::detach": selection.detach,
         "prim::ConstantChunk": sequences.constant_chunk(chosen["prim::ConstantChunk"]),
@@ -97,6 +119,10 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "aten::min": extremes.extreme("min"),
         "aten::amax": extremes.along("ReduceMax"),
         "aten::amin": extremes.along("ReduceMin"),
+        "aten::std": distances.std,
+        "aten::std_mean": distances.std_mean,
+        "aten::cosine_similarity": distances.cosine_similarity,
+        **{f"aten::{name}": distances.of_even_powers(name) for name in DISTANCES},
         "aten::repeat_interleave": sequences.repeat_interleave,
         "aten::layer_norm": normalization.layer_norm,
         "aten::rms_norm": normalization.rms_norm,

@@ -25,6 +25,8 @@ def pow(g: Any, self: Any, exponent: Any) -> Any:
     helper = values.helper()
     base = helper._maybe_get_const(self, "t") if helper._is_constant(self) else None
     if base is None or base.numel() != 1 or helper._is_constant(exponent):
+        if list(g.original_node.inputs())[1].requiresGrad():
+            return helper._unimplemented("pow", "an exponent that is differentiated")
         opset9 = importlib.import_module(
             "torch.onnx._internal.torchscript_exporter.symbolic_opset9"
         )
@@ -50,20 +52,44 @@ def softplus(g: Any, self: Any, beta: Any = None, threshold: Any = None) -> Any:
     return g.op("Where", large, self, soft)
 
 
+def log_sigmoid(g: Any, self: Any) -> Any:
+    """`logsigmoid` from `softplus`: the exporter's logarithm of a sigmoid is -inf below -88."""
+    return g.op("Neg", softplus(g, g.op("Neg", self)))
+
+
+def hardtanh(g: Any, self: Any, lowest: Any, highest: Any) -> Any:
+    """`hardtanh` and `relu6` without a gradient at the bounds themselves, where `Clip` has one."""
+    return _within(
+        g, self, *(float(values.helper()._maybe_get_const(v, "f")) for v in (lowest, highest))
+    )
+
+
+def relu6(g: Any, self: Any) -> Any:
+    """See `hardtanh`."""
+    return _within(g, self, 0.0, 6.0)
+
+
+def _within(g: Any, x: Any, lowest: float, highest: float) -> Any:
+    low, high = (_number(g, v, x) for v in (lowest, highest))
+    above = g.op("Where", g.op("Greater", x, low), x, low)
+    return g.op("Where", g.op("Less", x, high), above, high)
+
+
 def mish(g: Any, self: Any) -> Any:
     """`mish`, made of `softplus`."""
     return g.op("Mul", self, g.op("Tanh", softplus(g, self)))
 
 
 def hardsigmoid(g: Any, self: Any) -> Any:
-    """`hardsigmoid` as `Clip`: `HardSigmoid` has no gradient."""
+    """`hardsigmoid`: `HardSigmoid` has no gradient."""
     dtype = values.scalar_type(self).dtype()
     line = g.op(
         "Add",
         g.op("Mul", self, values.constant(g, 1 / 6, dtype)),
         values.constant(g, 0.5, dtype),
     )
-    return g.op("Clip", line, values.constant(g, 0.0, dtype), values.constant(g, 1.0, dtype))
+    line.setType(self.type())
+    return _within(g, line, 0.0, 1.0)
 
 
 def hardswish(g: Any, self: Any) -> Any:

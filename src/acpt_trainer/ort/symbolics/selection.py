@@ -25,8 +25,10 @@ def where(g: Any, condition: Any, self: Any = None, other: Any = None, _outputs:
         condition = g.op("Cast", condition, to_i=values.BOOL)
 
     def constant(v: Any) -> bool:
-        kind = v.node().kind()
-        return kind in ("onnx::Constant", "prim::Constant") or helper._get_tensor_rank(v) == 0
+        node = v.node()
+        if node.kind() == "onnx::Cast" and helper._get_tensor_rank(v) == 0:
+            node = node.input().node()
+        return node.kind() in ("onnx::Constant", "prim::Constant")
 
     def expanded(v: Any, *others: Any) -> Any:
         if constant(v):
@@ -41,6 +43,19 @@ def where(g: Any, condition: Any, self: Any = None, other: Any = None, _outputs:
     return g.op(
         "Where", condition, expanded(self, condition, other), expanded(other, condition, self)
     )
+
+
+def masked_fill(g: Any, self: Any, mask: Any, value: Any) -> Any:
+    """`masked_fill` by a value that is computed: `WhereGrad` does not sum its gradient up."""
+    opset9 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset9")
+    node = g.original_node
+    if node.inputsAt(0).type().sizes() != node.outputsAt(0).type().sizes():
+        kind = self.type()
+        self = g.op("Expand", self, g.op("Shape", mask))
+        self.setType(kind.with_sizes(None))
+    if value.node().kind() in ("onnx::Constant", "prim::Constant"):
+        return opset9.masked_fill(g, self, mask, value)
+    return where(g, mask, g.op("Cast", value, to_i=values.scalar_type(self).onnx_type()), self)
 
 
 def index_put(g: Any, self: Any, indices: Any, new: Any, accumulate: Any = False) -> Any:
@@ -87,7 +102,7 @@ def embedding(
         return helper._unimplemented("embedding", "scale_grad_by_freq=True")
     if helper._maybe_get_const(sparse, "b"):
         return helper._unimplemented("embedding", "sparse=True")
-    rows = g.op("Gather", weight, indices)
+    rows = g.op("Gather", weight, values.from_zero(g, indices))
     padding = helper._maybe_get_const(padding_idx, "i")
     if not isinstance(padding, int) or padding < 0:
         return rows
@@ -99,6 +114,29 @@ def embedding(
     out = g.op("Where", is_padding, detach(g, rows), rows)
     out.setType(rows.type())
     return out
+
+
+def gather(g: Any, self: Any, dim: Any, index: Any, sparse_grad: Any = None) -> Any:
+    """`gather` whose negative indices are out of bounds, as in PyTorch."""
+    opset11 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset11")
+    return opset11.gather(g, self, dim, values.from_zero(g, index), sparse_grad)
+
+
+def one_hot(g: Any, self: Any, classes: Any) -> Any:
+    """`one_hot` that stops at what is not a class, where ONNX makes a row of zeros."""
+    import torch
+
+    opset9 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset9")
+    helper = values.helper()
+    number = helper._maybe_get_const(classes, "t")
+    if helper._is_value(number):
+        number = g.op("Reshape", classes, values.constant(g, [], torch.int64))
+    else:
+        number = values.constant(g, int(number), torch.int64)
+    zero, one = (values.constant(g, v, torch.int64) for v in (0, 1))
+    known = g.op("Gather", g.op("Range", zero, number, one), values.from_zero(g, self))
+    known.setType(self.type())
+    return opset9.one_hot(g, known, classes)
 
 
 def detach(g: Any, self: Any) -> Any:

@@ -41,3 +41,17 @@ def constant(g: Any, value: Any, dtype: Any) -> Any:
 def given(value: Any) -> bool:
     """Whether an optional argument was given."""
     return value is not None and not helper()._is_none(value)
+
+
+def from_zero(g: Any, index: Any) -> Any:
+    """An index that is out of bounds where it is negative.
+
+    ONNX counts negative ones from the end; in PyTorch `x[i]` alone does, and the rest raises.
+    """
+    import torch
+
+    dtype = scalar_type(index).dtype() if scalar_type(index).name != "UNDEFINED" else torch.int64
+    beyond = constant(g, torch.iinfo(dtype).max, dtype)
+    checked = g.op("Where", g.op("Less", index, constant(g, 0, dtype)), beyond, index)
+    checked.setType(index.type())
+    return checked
