@@ -17,6 +17,7 @@ from acpt_trainer import Problem, last_checkpoint, raise_if_any, reported_errors
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+DEVICES = Path("/dev")
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 
 
@@ -81,7 +82,7 @@ def gpu_problems() -> list[Problem]:
     import torch
 
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or torch.cuda.is_available() or not any(Path("/dev").glob("nvidia[0-9]*")):
+    if hidden or torch.cuda.is_available() or not any(DEVICES.glob("nvidia[0-9]*")):
         return []
     what = f"this machine has a GPU that torch, made for CUDA {torch.version.cuda}, cannot use"
     fix = "update the NVIDIA driver or install a torch for its CUDA; CUDA_VISIBLE_DEVICES= hides it"

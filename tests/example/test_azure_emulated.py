@@ -80,7 +80,20 @@ def test_preempted_job_goes_on_from_its_newest_complete_checkpoint(emulated: Emu
 @pytest.mark.parametrize(
     ("run_config", "processes"), [("no_acc", 2), ("ort", 1), ("ds", 2), ("ds_ort", 2)]
 )
-def test_contract_line_trains_and_registers(
+def test_contract_lines_from_training_to_deletion(
     emulated: Emulated, run_config: str, processes: int
 ) -> None:
+    """Both lines of the contract: trained, registered, deployed, asked, and deleted again."""
     check(emulated, run_config, nnode=1, processes=processes)
+    deployed = emulated(f"python aml_deploy.py --ws_config {emulated.config}")
+    assert deployed.done.returncode == 0, deployed.shown
+    made = [r for r in deployed.requests if r["method"] == "PUT" and "/deployments/" in r["path"]]
+    newest = emulated.models()[-1]
+    assert made[0]["json"]["properties"]["model"].endswith(f"/models/acpt-gpt2/versions/{newest}")
+    assert [r["status"] for r in deployed.requests if r["path"] == "/score"] == [200]
+    assert "is still there" in deployed.done.stdout
+    deleted = emulated(f"python aml_deploy.py --ws_config {emulated.config} --delete")
+    assert deleted.done.returncode == 0, deleted.shown
+    assert [r for r in deleted.requests if r["method"] == "DELETE"]
+    assert "is still there" not in deleted.done.stdout
+    assert deployed.refused == deleted.refused == []

@@ -210,6 +210,31 @@ def refused_process(workspace: Workspace, output: Path, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize(
+    ("device", "hidden", "problems"),
+    [("nvidia0", None, 1), ("nvidia0", "", 0), ("nvidiactl", None, 0), ("null", None, 0)],
+)
+def test_gpu_that_torch_cannot_use_is_not_left_to_idle(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    hidden: str | None,
+    problems: int,
+) -> None:
+    import finetune
+    import torch
+
+    (tmp_path / device).touch()
+    monkeypatch.setattr(finetune, "DEVICES", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert len(finetune.gpu_problems()) == problems
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert finetune.gpu_problems() == []
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         ("A king.\n", "does not fill one block of 16 tokens"),
