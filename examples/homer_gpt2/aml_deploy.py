@@ -12,14 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homer.azure import errors
-from homer.azure.deployment import (
-    MODEL_NAME,
-    Deployment,
-    DeploySpec,
-    endpoints,
-    newest_model,
-    remove,
-)
+from homer.azure.deploy_spec import MODEL_NAME, DeploySpec
+from homer.azure.deployment import Deployment, endpoints, newest_model, remove
 from homer.azure.errors import AzureError, reported
 from homer.azure.scoring import PROMPT, ScoringError, ask
 from homer.azure.workspace import WorkspaceConfig, load_workspace
@@ -213,8 +207,9 @@ def checked(args: argparse.Namespace) -> WorkspaceConfig | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns the exit status."""
     args = parse(argv)
-    # What ends a job in a pipeline must not leave an endpoint either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # The end of a pipeline's job, or of a terminal, must not leave an endpoint either.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with reported(args.debug):
         config = checked(args)
         if config is None:

@@ -14,36 +14,61 @@ import aml_deploy
 import pytest
 from homer.azure.emulator import Emulator, Fault
 from homer.azure.emulator.assets import Assets
+from homer.azure.emulator.protocol import Answer, Request
 from homer.azure.emulator.state import CONTAINER, State
-from score_folder import find_model
 
-STUB = '''\
-"""Answers at once: what is tested here is the deployment."""
-
-import json
-
-
+SCORE = """\
 def init():
-    pass
+    raise ValueError("no such weights")
 
 
 def run(raw):
-    prompt = json.loads(raw)["prompt"]
-    return {"seed": 42, "answers": [{"text": prompt + " spoke", "new_tokens": 1}]}
-'''
+    pass
+"""
+"""Code whose server does not start."""
 
 
-def register(state: State, model_dir: Path, job: str = "made_up_job") -> None:
-    """Registers a model as a completed job does."""
-    folder = state.blobs / CONTAINER / "azureml" / job / "model"
-    shutil.copytree(find_model(model_dir), folder)
+class AtOnce:
+    """A deployment's server that is there at once: what is tested here is the deployment."""
+
+    def __init__(
+        self, state: State, deployment: dict[str, Any], folder: Path, settings: Any
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "log.txt"
+        self.log.write_text("it is there")
+
+    def healthy(self) -> bool:
+        return True
+
+    def ended(self) -> bool:
+        return False
+
+    def score(self, request: Request) -> Answer:
+        text = request.json["prompt"] + " spoke"
+        return Answer(200, {"seed": 42, "answers": [{"text": text, "new_tokens": 1}]})
+
+    def stop(self) -> None:
+        pass
+
+
+class Never(AtOnce):
+    """A server that does not get ready."""
+
+    def healthy(self) -> bool:
+        return False
+
+
+def register(state: State, model: Path, job: str = "made_up_job") -> None:
+    """Registers a folder as a completed job does its output."""
+    shutil.copytree(model, state.blobs / CONTAINER / "azureml" / job / "model")
     Assets(state).register("acpt-gpt2", "custom_model", job, "model")
 
 
-def stub_serving(folder: Path, code: str = STUB) -> Path:
-    """A folder for the deployment to upload, whose server is there in a second."""
+def serving_folder(folder: Path) -> Path:
+    """A folder for the deployment to upload."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "score.py").write_text(code)
+    (folder / "score.py").write_text(SCORE)
     return folder
 
 
@@ -64,13 +89,14 @@ class Deploys:
         self.emulator.faults[:] = faults
         self.output.readouterr()
         config = ["--ws_config", str(self.emulator.workspace.path)]
-        before = signal.getsignal(signal.SIGTERM)
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
         try:
             status = aml_deploy.main([*config, *options])
         except SystemExit as stop:
             status = int(stop.code or 0)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             logging.disable(logging.NOTSET)
         printed = self.output.readouterr()
         return status, printed.out + printed.err

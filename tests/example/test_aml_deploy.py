@@ -15,10 +15,11 @@ import yaml
 from azure_runs import Emulated, Run
 from deploy_runs import register
 from finetune_runs import EXAMPLE
-from homer.azure.deployment import CONDA_FILE, DeploySpec, new_name
+from homer.azure.deploy_spec import CONDA_FILE, DeploySpec, new_name
 from homer.azure.emulator.emulator import own_workspace
 from homer.azure.emulator.state import State
 from homer.local_server import SERVING
+from score_folder import find_model
 
 GOLDEN = Path(__file__).parent / "golden" / "aml_deploy.json"
 _IDS = (
@@ -54,7 +55,7 @@ def deployed(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """The contract's command line, after a job registered a model, and then `--delete`."""
     folder = tmp_path_factory.mktemp("deploy")
     state = State(folder / "state", own_workspace(folder / "state"))
-    register(state, model_dir)
+    register(state, find_model(model_dir))
     state.save()
     emulated = Emulated(EXAMPLE, folder / "state", folder / "hub")
     line = f"python aml_deploy.py --ws_config {emulated.config}"
@@ -76,6 +77,20 @@ def test_model_is_deployed_asked_and_deleted(deployed: tuple[Emulated, Run]) -> 
     assert f"deleted: {name}" in deleted
     assert "is still there" not in run.done.stdout
     assert run.refused == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_process_of_its_own_leaves_nothing(model_dir: Path, tmp_path: Path) -> None:
+    state = State(tmp_path / "state", own_workspace(tmp_path / "state"))
+    register(state, find_model(model_dir))
+    state.save()
+    emulated = Emulated(EXAMPLE, tmp_path / "state", tmp_path / "hub")
+    line = f"python aml_deploy.py --ws_config {emulated.config}"
+    run = emulated(line, faults=[{"match": "PUT .*/deployments/blue", "interrupt": True}])
+    assert run.done.returncode == 130, run.shown
+    assert "is deleted" in run.done.stdout
+    assert "is still there" not in run.done.stdout
+    assert "Traceback" not in run.done.stderr
 
 
 @pytest.mark.slow

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import homer.azure.deployment as deployment
+import homer.azure.emulator.endpoints as endpoints
 import pytest
-from deploy_runs import STUB, Deploys, interrupt_this_process, register, stub_serving
+from deploy_runs import AtOnce, Deploys, Never, interrupt_this_process, register, serving_folder
 from homer.azure.emulator import Emulator, Fault
+from homer.azure.emulator.serving import Server
 from homer.azure.scoring import ScoringError, ask
 
 pytestmark = pytest.mark.slow
@@ -22,13 +25,14 @@ _AZ = r"az ml online-endpoint delete --name {} --yes --subscription \S+ --resour
 @pytest.fixture
 def deploys(
     tmp_path: Path,
-    model_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Deploys]:
     emulator = Emulator(tmp_path / "state", interrupt=interrupt_this_process)
-    register(emulator.state, model_dir)
-    monkeypatch.setattr(deployment, "SERVING", stub_serving(tmp_path / "serving"))
+    (tmp_path / "model").mkdir()
+    register(emulator.state, tmp_path / "model")
+    monkeypatch.setattr(deployment, "SERVING", serving_folder(tmp_path / "serving"))
+    monkeypatch.setattr(endpoints, "Server", AtOnce)
     monkeypatch.setattr(deployment, "_PAUSE", 0.01)
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
@@ -132,20 +136,18 @@ def test_endpoint_that_is_there_is_not_touched(deploys: Deploys) -> None:
 
 
 def test_container_that_crashes_shows_its_log(
-    deploys: Deploys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = STUB.replace("    pass", "    raise ValueError('no such weights')")
-    monkeypatch.setattr(deployment, "SERVING", stub_serving(tmp_path / "crashing", code))
+    monkeypatch.setattr(endpoints, "Server", Server)
     status, printed = deploys()
     assert (status, deploys.endpoints) == (5, [])
     assert "no such weights" in printed.partition("the log of the deployment ends with")[2]
 
 
 def test_deployment_that_takes_too_long_is_deleted(
-    deploys: Deploys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = STUB.replace("    pass", "    import time; time.sleep(600)")
-    monkeypatch.setattr(deployment, "SERVING", stub_serving(tmp_path / "sleeping", code))
+    monkeypatch.setattr(endpoints, "Server", Never)
     status, printed = deploys("--timeout", "3")
     assert (status, deploys.endpoints) == (5, [])
     assert "the deployment is not done in time" in printed
@@ -209,6 +211,25 @@ def test_ctrl_c_leaves_nothing(deploys: Deploys, step: str) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("words", ["making the endpoint", "deploying;"])
+def test_deletion_needs_nobody_who_reads(
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    gone = []
+    monkeypatch.setattr("sys.stdout", sys.stdout)  # it is changed, and put back afterwards
+
+    def say(text: str) -> None:
+        # As a pipe whose reader has ended: from here on, every word fails.
+        if gone or words in text:
+            gone.append(text)
+            raise BrokenPipeError
+
+    monkeypatch.setattr("aml_deploy.say", say)
+    with pytest.raises(BrokenPipeError):
+        deploys()
+    assert deploys.endpoints == []
+
+
 def test_second_ctrl_c_prints_the_line(deploys: Deploys) -> None:
     first = Fault(_BLUE, interrupt=True)
     second = Fault("DELETE", status=500, times=9, interrupt=True)
@@ -239,6 +260,12 @@ def test_delete_without_a_name_deletes_only_what_is_ours(deploys: Deploys) -> No
     status, printed = deploys("--delete", "--endpoint_name", "mine-two")
     assert status == 0
     assert "there is no endpoint mine-two; the workspace has: foreign" in printed
+
+
+def test_gpu_is_refused_where_the_image_could_not_use_it(deploys: Deploys) -> None:
+    status, printed = deploys("--instance_type", "Standard_NC6s_v3")
+    assert status == 2
+    assert "environment/serving.yaml" in printed
 
 
 def test_mistakes_are_found_together_before_azure(deploys: Deploys, tmp_path: Path) -> None:

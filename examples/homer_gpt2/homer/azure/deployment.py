@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import secrets
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from acpt_trainer import Problem
 from homer.azure import errors
+from homer.azure.deploy_spec import CONDA_FILE, DEPLOYMENT, IMAGE, MODEL_NAME, TAG, DeploySpec
 from homer.azure.errors import AzureError
 from homer.azure.failures import explained
 from homer.azure.workspace import WorkspaceConfig
@@ -21,57 +22,12 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ManagedOnlineDeployment
 
-MODEL_NAME = "acpt-gpt2"
-DEPLOYMENT = "blue"
-IMAGE = "mcr.microsoft.com/azureml/curated/minimal-py311-inference:59"
-"""Base of the image; what is installed on it is in `environment/serving.yaml`."""
-CONDA_FILE = SERVING.parent / "environment" / "serving.yaml"
-TAG = {"made_by": "aml_deploy.py"}
-"""By it `--delete` finds the endpoints of this script."""
 _CANNOT = "Cannot deploy"
-_NAME = re.compile("[a-zA-Z](?:[a-zA-Z0-9-]{1,30}[a-zA-Z0-9])")
 _LOG_LINES = 60
 _CLEANING = 900.0
 """Seconds that a deletion may take."""
 _PAUSE = 5.0
 """Seconds before it is tried again."""
-
-
-def new_name() -> str:
-    """A name that no endpoint of the region has: names are shared by all its users."""
-    return f"{MODEL_NAME}-{secrets.token_hex(4)}"
-
-
-@dataclass(frozen=True)
-class DeploySpec:
-    """What is to be deployed, and how long it may take.
-
-    Attributes:
-        endpoint_name: Name of the endpoint to make.
-        instance_type: Size of the machine that serves.
-        timeout: Seconds for everything.
-        keep: Whether what a failed deployment made is kept.
-    """
-
-    endpoint_name: str = field(default_factory=new_name)
-    instance_type: str = "Standard_DS3_v2"
-    timeout: float = 3600
-    keep: bool = False
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with it and can be seen without Azure."""
-        found = []
-        if not _NAME.fullmatch(self.endpoint_name):
-            what = f"{self.endpoint_name!r} is no name of an endpoint"
-            fix = "give 3 to 32 letters, digits and hyphens; a letter first, no hyphen at the end"
-            found.append(Problem(what, "--endpoint_name", fix))
-        if not re.fullmatch(r"Standard_\w+", self.instance_type):
-            what = f"{self.instance_type!r} is no size of a machine"
-            found.append(Problem(what, "--instance_type", "give one such as Standard_DS3_v2"))
-        if not 1 <= self.timeout <= 86_400:
-            what = f"{self.timeout:g} seconds are out of range"
-            found.append(Problem(what, "--timeout", "give 1 to 86400"))
-        return found
 
 
 @dataclass(frozen=True)
@@ -184,15 +140,15 @@ class Deployment:
         name = self._spec.endpoint_name
         line = az_delete(self._config, name)
         if self._spec.keep:
-            self._say(f"kept, and paid for, as --keep says: {name}; this deletes it:\n    {line}")
+            self._tell(f"kept, and paid for, as --keep says: {name}; this deletes it:\n    {line}")
             return
-        self._say(f"not deployed; the endpoint {name} is deleted again ...")
         try:
+            self._tell(f"not deployed; the endpoint {name} is deleted again ...")
             if self._asked_to_deploy:
                 self._show_log()
-            remove(self._client, self._config, name, self._say)
+            remove(self._client, self._config, name, self._tell)
         except KeyboardInterrupt:
-            self._say(f"interrupted: {name} may still be there and cost money; delete it:\n{line}")
+            self._tell(f"interrupted: {name} may still be there and cost money; delete it:\n{line}")
             raise
         except Exception as failed:
             found = list(error.problems) if isinstance(error, AzureError) else []
@@ -200,7 +156,15 @@ class Deployment:
             what = f"the endpoint {name} could not be deleted and may cost money: {why}"
             found.append(Problem(what, f"workspace {self._config.workspace_name}", f"run: {line}"))
             raise AzureError(found, _CANNOT, errors.SERVICE) from failed
-        self._say(f"the endpoint {name} is deleted")
+        self._tell(f"the endpoint {name} is deleted")
+
+    def _tell(self, text: str) -> None:
+        """Prints while cleaning up, which must not end because nobody reads any more."""
+        try:
+            self._say(text)
+        except OSError:
+            # The SDK prints dots.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     def _show_log(self) -> None:
         """Shows the end of the container's log: it is gone with the endpoint."""
@@ -210,7 +174,7 @@ class Deployment:
                 DEPLOYMENT, self._spec.endpoint_name, lines=_LOG_LINES
             )
             listed = "\n".join(f"    {line}" for line in text.splitlines()[-_LOG_LINES:])
-            self._say(f"the log of the deployment ends with:\n{listed}")
+            self._tell(f"the log of the deployment ends with:\n{listed}")
 
 
 def _deployment(spec: DeploySpec, version: str) -> ManagedOnlineDeployment:
@@ -278,13 +242,15 @@ def remove(
     Raises:
         AzureError: If it cannot be deleted.
     """
-    from azure.core.exceptions import HttpResponseError
+    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
     deadline = time.monotonic() + _CLEANING
     with explained(config, "Cannot delete the endpoint"):
         while True:
             try:
                 wait_for(client.online_endpoints.begin_delete(name), "the deletion", deadline, say)
+                return
+            except ResourceNotFoundError:
                 return
             except HttpResponseError as error:
                 # What is still being made cannot be deleted yet.
