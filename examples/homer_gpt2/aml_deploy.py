@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homer.azure import errors
-from homer.azure.deploy_spec import MODEL_NAME, DeploySpec
+from homer.azure.deploy_spec import DeploySpec
 from homer.azure.deployment import Deployment, endpoints, newest_model, remove
 from homer.azure.errors import AzureError, reported
+from homer.azure.job import MODEL_NAME
 from homer.azure.scoring import PROMPT, ScoringError, ask
 from homer.azure.workspace import WorkspaceConfig, load_workspace
 from homer.local_server import ServerError, serving

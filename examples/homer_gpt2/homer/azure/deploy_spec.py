@@ -7,9 +7,9 @@ import secrets
 from dataclasses import dataclass, field
 
 from acpt_trainer import Problem
+from homer.azure.job import MODEL_NAME
 from homer.local_server import SERVING
 
-MODEL_NAME = "acpt-gpt2"
 DEPLOYMENT = "blue"
 IMAGE = "mcr.microsoft.com/azureml/curated/minimal-py311-inference:59"
 """Base of the image; what is installed on it is in `environment/serving.yaml`."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from acpt_trainer import Problem
 from homer.azure import errors
-from homer.azure.deploy_spec import CONDA_FILE, DEPLOYMENT, IMAGE, MODEL_NAME, TAG, DeploySpec
+from homer.azure.deploy_spec import CONDA_FILE, DEPLOYMENT, IMAGE, TAG, DeploySpec
 from homer.azure.errors import AzureError
 from homer.azure.failures import explained
+from homer.azure.job import MODEL_NAME
 from homer.azure.workspace import WorkspaceConfig
 from homer.local_server import SERVER_SETTINGS, SERVING
 
