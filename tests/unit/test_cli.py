@@ -30,7 +30,7 @@ def test_help_imports_no_engine(run_python: Run) -> None:
     done = run_python(
         "-c",
         "import sys\nfrom acpt_trainer.cli import app\n"
-        "for command in ([], ['strategies'], ['env'], ['graph'], ['verify']):\n"
+        "for command in ([], ['strategies'], ['env'], ['graph'], ['verify'], ['bench']):\n"
         "    try: app([*command, '--help'])\n    except SystemExit as done: assert not done.code\n"
         "print([m for m in ('torch', 'onnxruntime', 'transformers') if m in sys.modules])",
     )

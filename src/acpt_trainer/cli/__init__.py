@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from acpt_trainer.cli.bench import bench_strategies
 from acpt_trainer.cli.env import show_environment
 from acpt_trainer.cli.graph import write_graph
 from acpt_trainer.cli.verify import verify_strategy
@@ -51,6 +52,7 @@ def strategies(as_json: Json = False) -> None:
 app.command("env")(show_environment)
 app.command("graph")(write_graph)
 app.command("verify")(verify_strategy)
+app.command("bench")(bench_strategies)
 
 
 def main() -> None:

@@ -7,12 +7,12 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from acpt_trainer.errors import raise_if_any
+from acpt_trainer.measure.machine import cpu
 from acpt_trainer.registry import get_strategy
 
 PACKAGES = (
@@ -27,7 +27,6 @@ VARIABLES = (
 """Names, and beginnings of names where they end in an underscore."""
 
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
-_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
 def packages() -> dict[str, str | None]:
@@ -39,22 +38,6 @@ def packages() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
-
-
-def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Model, cores and the instruction sets that matter to training; None where not known."""
-    fields: dict[str, str] = {}
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        for key, _, value in (line.partition(":") for line in lines):
-            fields.setdefault(key.strip(), value.strip())
-    flags = fields["flags"].split() if "flags" in fields else None
-    usable = getattr(os, "sched_getaffinity", None)
-    return {
-        "model": fields.get("model name") or platform.processor() or platform.machine(),
-        "cores": len(usable(0)) if usable else os.cpu_count(),
-        "features": None if flags is None else {f: f in flags for f in _CPU_FEATURES},
-    }
 
 
 def devices() -> dict[str, Any]:

@@ -15,12 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from acpt_trainer.accelerator import create_accelerator, strategy_report
 from acpt_trainer.errors import NotEngagedError
+from acpt_trainer.measure.entry import PARTS
 from acpt_trainer.measure.models import sample_batch
 from acpt_trainer.report import StrategyReport
 from acpt_trainer.strategies.base import Status
-
-PARTS = ("data", "forward", "backward", "optimizer")
-"""What a step is split into."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

@@ -1,0 +1,188 @@
+"""A benchmark without workers: what is asked, what is kept, and the figures made of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from acpt_trainer import ConfigurationError, NotEngagedError, Problem
+from acpt_trainer.measure.crew import WorkerError
+from acpt_trainer.measure.entry import BenchRequest, Entry, parse_entries
+from acpt_trainer.measure.figures import Figures, figures
+from acpt_trainer.measure.flops import matmul_rate, step_flops
+from acpt_trainer.measure.mailbox import answer, question, read_json, wait_for, write_json
+from acpt_trainer.measure.plots import write_pictures
+from acpt_trainer.measure.results import markdown, write_results
+from acpt_trainer.measure.session import Rows
+from acpt_trainer.measure.store import Store
+from acpt_trainer.measure.worker import _fault, serve
+
+ROW = {
+    "strategy", "precision", "nproc", "status", "step_seconds", "samples_per_second",
+    "tokens_per_second", "speedup", "mfu", "peak_memory_mb", "first_step_seconds",
+    "break_even_steps", "final_loss",
+}  # fmt: skip
+
+
+def entries(*labels: str) -> tuple[Entry, ...]:
+    return tuple(Entry(label, label, "fp32") for label in labels)
+
+
+def started(seconds: float) -> list[dict[str, Any]]:
+    report = {"precision": "fp32", "optimizer_state_bytes": 8}
+    return [{"prepare_seconds": 0.5, "first_step_seconds": seconds, "report": report}]
+
+
+def turned(step: float, losses: list[float], memory: float = 100.0) -> list[dict[str, Any]]:
+    return [
+        {
+            "seconds": [[0.0, step / 4, step / 2, step / 4]] * 2, "samples": 8, "tokens": 80,
+            "losses": losses, "peak_memory_mb": memory,
+            "report": {"precision": "fp32", "optimizer_state_bytes": 8},
+        }
+    ]  # fmt: skip
+
+
+def filled(folder: Path) -> Figures:
+    """`fast` is twice as fast in one round and four times in the other, as the machine drifts."""
+    slow, fast, broken = made = entries("slow", "fast", "broken")
+    store = Store(folder, BenchRequest("m", made, batch_size=4, steps=4, rounds=2))
+    store.put("facts", {
+        "machine": {"cpu": {"model": "c", "cores": 2}, "cuda": [], "versions": {"torch": "2"}},
+        "flops_per_sample": 10.0, "parameters": 5, "model": "M",
+    })  # fmt: skip
+    store.put("start", started(1.0), slow)
+    store.put("start", started(7.0), fast)
+    for number, (one, other) in enumerate([(2.0, 1.0), (4.0, 1.0)]):
+        store.put(f"rates-{number}", {"fp32": 80.0})
+        store.put(f"turn-{number}", turned(one, [4.0, 3.0] * (number + 1)), slow)
+        store.put(f"turn-{number}", turned(other, [4.0, 2.0, 1.0][: 2 + number], 50.0), fast)
+    store.put("fault", {"status": "failed", "reason": "it broke", "fix": "mend it"}, broken)
+    return figures(store)
+
+
+def test_figures_pair_the_rounds(tmp_path: Path) -> None:
+    slow, fast, broken = filled(tmp_path).rows
+    assert (slow.speedup, slow.break_even_steps) == (1.0, 0)
+    assert fast.speedup == pytest.approx((2 + 4) / 2)
+    assert fast.step_seconds == 1.0
+    assert fast.samples_per_second == pytest.approx(4.0)
+    assert fast.tokens_per_second == pytest.approx(40.0)
+    assert fast.mfu == pytest.approx(10 * 4 / 80)
+    assert fast.peak_memory_mb == 50.0
+    assert fast.final_loss == pytest.approx(1.5)
+    # 6 s more at the start, and each step saves two thirds of 3 s.
+    assert fast.break_even_steps == 3
+    assert (broken.status, broken.speedup, broken.final_loss) == ("failed", None, None)
+
+
+def test_results_have_the_schema(tmp_path: Path) -> None:
+    found = filled(tmp_path)
+    write_results(found, tmp_path)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert {"machine", "rows"} <= set(written)
+    assert [set(row) for row in written["rows"]] == [ROW] * 3
+    assert written["details"][1]["speedup_range"] == [2.0, 4.0]
+    assert written["details"][1]["split_seconds"]["backward"] == 0.5
+    page = (tmp_path / "results.md").read_text()
+    assert page == "\n".join(markdown(found)) + "\n"
+    assert "3.00 (2.00 to 4.00)" in page
+    assert "* `broken` failed: it broke. Way out: mend it." in page
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    found = filled(tmp_path)
+    files = write_pictures(found, tmp_path)
+    assert [file.name for file in files] == ["speedup.png", "loss.png", "memory.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    found.rows, found.details = found.rows[2:], found.details[2:]
+    assert write_pictures(found, tmp_path) == []
+
+
+def test_store_goes_on_and_knows_another_benchmark(tmp_path: Path) -> None:
+    one, two = made = entries("a", "b:c/d")
+    store = Store(tmp_path, BenchRequest("m", made, rounds=3))
+    assert store.rounds_left(one) == [0, 1, 2]
+    store.put("turn-0", [1], one)
+    store.put("fault", {"status": "failed"}, two)
+    again = Store(tmp_path, BenchRequest("m", made, rounds=3))
+    assert (again.rounds_left(one), again.rounds_left(two)) == ([1, 2], [])
+    assert again.place(two).name == "2-b-c-d"
+    with pytest.raises(ConfigurationError, match="other batch_size, rounds"):
+        Store(tmp_path, BenchRequest("m", made, rounds=4, batch_size=1))
+    assert Store(tmp_path, BenchRequest("m", made), overwrite=True).rounds_left(one)[0] == 0
+
+
+def test_entries_have_options_of_their_own() -> None:
+    found, problems = parse_entries("no_acc, ort:eager,no_acc:bf16:sdpa", "fp32", None)
+    assert not problems
+    assert [(e.label, e.strategy, e.precision, e.attention) for e in found] == [
+        ("no_acc", "no_acc", "fp32", None),
+        ("ort:eager", "ort", "fp32", "eager"),
+        ("no_acc:bf16:sdpa", "no_acc", "bf16", "sdpa"),
+    ]
+    assert len(parse_entries("a:quick,a,a", "fp32", None)[1]) == 2
+    assert len(parse_entries(" ,", "fp32", None)[1]) == 1
+
+
+def test_rows_repeat_and_have_so_many_lengths(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=50, n_positions=32)
+    model = GPT2LMHeadModel(config)
+    rows = Rows(model, 32, rows_per_step=2, lengths=5)
+    made = [len(rows[i]["input_ids"]) for i in range(10)]
+    assert made[::2] == made[1::2]  # a step has one length
+    assert sorted(made[::2]) == [16, 20, 24, 28, 32]
+    assert rows[3]["input_ids"].equal(Rows(model, 32, 2, 5)[3]["input_ids"])
+    assert not rows[0]["input_ids"][:16].equal(rows[1]["input_ids"][:16])
+
+
+def test_operations_of_a_step_are_counted() -> None:
+    class Loss(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            return type("Output", (), {"loss": super().forward(x).sum()})
+
+    # Forward, and the gradient of the weight; the input needs none.
+    assert step_flops(Loss(8, 4), {"x": torch.ones(2, 8)}) == 2 * (2 * 2 * 8 * 4)
+    assert matmul_rate("fp32", torch.device("cpu"), seconds=0.01) > 1e6
+
+
+def test_worker_answers_until_it_is_told_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acpt_trainer.measure.worker.matmul_rate", lambda *_: 7.0)
+    write_json(tmp_path / "job.json", {"kind": "probes", "imports": []})
+    working = threading.Thread(target=serve, args=(tmp_path, 0, lambda: True))
+    working.start()
+    write_json(question(tmp_path, 0), {"do": "rate", "precision": "fp32", "seconds": 0})
+    assert wait_for(answer(tmp_path, 0, 0), working.is_alive, 30) == {"rate": 7.0}
+    write_json(question(tmp_path, 1), {"do": "facts"})  # the job names no model: an error
+    said = wait_for(answer(tmp_path, 1, 0), working.is_alive, 30)
+    assert WorkerError(**said["error"]).status == "failed"
+    working.join(30)
+    assert not working.is_alive()
+
+
+def test_mistake_and_defect_are_told_apart() -> None:
+    problem = Problem("no bf16 here", "precision", "take fp32")
+    assert _fault(ConfigurationError([problem])) == {
+        "status": "refused", "reason": "no bf16 here", "fix": "take fp32",
+    }  # fmt: skip
+    assert _fault(NotEngagedError("it fell back"))["status"] == "refused"
+    assert _fault(ValueError("odd")) == {
+        "status": "failed", "reason": "ValueError: odd", "fix": "",
+    }  # fmt: skip
+
+
+def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
+    assert wait_for(tmp_path / "none.json", lambda: False) is None
+    with pytest.raises(TimeoutError):
+        wait_for(tmp_path / "none.json", lambda: True, seconds=0.0)
+    assert read_json(tmp_path / "none.json") is None
