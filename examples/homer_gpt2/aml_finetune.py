@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from homer.azure import errors
 from homer.azure.errors import AzureError, reported
-from homer.azure.job import MODEL_NAME, RUN_CONFIGS, JobSpec
+from homer.azure.job import EXPERIMENT, MODEL_NAME, RUN_CONFIGS, JobSpec
 from homer.azure.staging import data_problems, stage
 from homer.azure.workspace import WorkspaceConfig, load_workspace
 
@@ -110,8 +111,22 @@ def submit(client: MLClient, config: WorkspaceConfig, spec: JobSpec) -> Any:
     from azure.ai.ml import load_job
     from homer.azure.failures import explained
 
-    with tempfile.TemporaryDirectory() as folder, explained(config, _CANNOT):
-        return client.jobs.create_or_update(load_job(stage(spec, Path(folder))))
+    # A name of ours: a request that is sent again makes no second job, and one that is cut off
+    # leaves a job that can be named.
+    name = f"{EXPERIMENT}-{spec.run_config}-{secrets.token_hex(4)}"
+    try:
+        with tempfile.TemporaryDirectory() as folder, explained(config, _CANNOT):
+            job = load_job(stage(spec, Path(folder)))
+            job.name = name
+            return client.jobs.create_or_update(job)
+    except KeyboardInterrupt:
+        print(f"\nif the job was sent already, this ends it: {cancel_line(name, config)}")
+        raise
+
+
+def cancel_line(name: str, config: WorkspaceConfig) -> str:
+    """The `az` command that ends a job."""
+    return f"az ml job cancel --name {name} {config.arguments}"
 
 
 def wait(client: MLClient, config: WorkspaceConfig, job: Any) -> None:
@@ -131,8 +146,7 @@ def wait(client: MLClient, config: WorkspaceConfig, job: Any) -> None:
             if status == "Completed":
                 model = client.models.get(MODEL_NAME, label="latest")
     except KeyboardInterrupt:
-        stop = f"az ml job cancel --name {job.name} {config.arguments}"
-        print(f"\nthe job goes on; this ends it: {stop}", flush=True)
+        print(f"\nthe job goes on; this ends it: {cancel_line(job.name, config)}", flush=True)
         raise
     except AzureError as error:
         problem = Problem("see its log", job.studio_url, "mend what failed and submit again")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,10 @@ class Submit:
         except SystemExit as stop:
             return int(stop.code or 0)
 
+    def forget_code(self) -> None:
+        """Makes the next call upload the code again."""
+        self.emulator.state.delete(f"{self.emulator.state.workspace_id}/codes")
+
     def sent(self, method: str, pattern: str) -> list[dict[str, Any]]:
         """Requests of the last call."""
         return [
@@ -73,6 +78,8 @@ def submit(
     monkeypatch.setattr(staging, "DATA", workspace.folder)
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
+    # The SDK notes the branch and commit of the current folder.
+    monkeypatch.chdir(tmp_path)
     # Leaves out the address that only virtual machines of Azure have.
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
     return Submit(emulator, tmp_path)
@@ -93,6 +100,7 @@ def normal(value: Any) -> Any:
 
 def test_requests_are_the_golden_ones(submit: Submit, capsys: Any) -> None:
     """`UPDATE_GOLDEN=1 pytest ...` writes the file anew; look at the diff."""
+    submit.forget_code()
     options = ("--run_config", "ds_ort", "--nnode", "2", "--max_steps", "7", "--batch_size", "3")
     assert submit(*options) == 0
     made = [
@@ -144,6 +152,25 @@ def test_compute_that_does_not_fit_is_said_before_an_upload(
         assert words in error
     assert submit.sent("PUT", "") == []
     assert submit.sent("POST", "startPendingUpload") == []
+
+
+def test_local_and_azures_problems_come_in_one_message(
+    submit: Submit, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "DATA", submit.folder / "nothing")
+    assert submit("--compute", "nope", "--max_steps", "0") == 4
+    error = capsys.readouterr().err
+    assert "4 problems found" in error
+    for words in ("no such compute", "--max_steps", "training_raw.txt", "validation_raw.txt"):
+        assert words in error
+
+
+def test_sizes_that_may_not_be_listed_are_no_obstacle(submit: Submit, capsys: Any) -> None:
+    denied = Fault("GET .*/vmSizes", status=403, code="AuthorizationFailed", times=2)
+    assert submit(faults=(denied,)) == 0
+    assert "its number of GPUs is not checked" in capsys.readouterr().out
+    assert submit("--compute", "cpu", faults=(denied,)) == 2
+    assert "has no GPU" in capsys.readouterr().err
 
 
 def test_retired_gpus_are_warned_about(submit: Submit, capsys: Any) -> None:
@@ -205,6 +232,7 @@ _ROWS: dict[str, tuple[Fault, int, list[str]]] = {
 @pytest.mark.parametrize("row", _ROWS)
 def test_failure_is_one_message_and_its_status(submit: Submit, capsys: Any, row: str) -> None:
     fault, status, said = _ROWS[row]
+    submit.forget_code()
     before = len(submit.emulator.state.below(f"{submit.emulator.state.workspace_id}/jobs"))
     assert submit(faults=(fault,)) == status
     shown = capsys.readouterr()
@@ -322,13 +350,29 @@ def test_wait_says_when_no_model_was_registered(submit: Submit, capsys: Any) -> 
     assert "acpt-gpt2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("request_line", ["PUT .*blob.core.*/homer/", "PUT .*/jobs/"])
+def test_interrupted_submission_names_the_job_that_may_be_there(
+    submit: Submit, capsys: Any, request_line: str
+) -> None:
+    submit.forget_code()
+    submit.emulator.interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
+    assert submit(faults=(Fault(request_line, interrupt=True), DONE)) == 130
+    shown = capsys.readouterr()
+    assert "az ml job cancel --name homer-gpt2-no_acc-" in shown.out
+    assert "interrupted" in shown.err
+
+
 def test_interrupted_wait_says_how_to_end_the_job(submit: Submit, capsys: Any) -> None:
-    import signal
-
-    def interrupt() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    submit.emulator.interrupt = interrupt
+    submit.emulator.interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
     running = Fault("PUT .*/jobs/", job={"status": "Running"})
     assert submit("--wait", faults=(running, Fault("GET .*/details", interrupt=True))) == 130
     assert "az ml job cancel --name" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_upload_that_breaks_off_is_one_message(submit: Submit, capsys: Any) -> None:
+    """Storage is asked again for more than a minute."""
+    submit.forget_code()
+    assert submit(faults=(Fault("https://[^/]*blob.core", times=9999, drop=True),)) == 5
+    assert "no answer from Azure" in capsys.readouterr().err
+    assert submit.sent("PUT", "/jobs/") == []

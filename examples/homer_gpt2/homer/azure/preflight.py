@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CLUSTER, _INSTANCE = "amlcompute", "computeinstance"
 _K80 = re.compile(r"Standard_NC(6|12|24|24r)(_Promo)?", re.IGNORECASE)
+_GPU_SERIES = re.compile("Standard_N", re.IGNORECASE)
 _HEADLINE = "Cannot look at the compute"
 
 
@@ -59,14 +60,29 @@ def check_compute(client: MLClient, config: WorkspaceConfig, spec: JobSpec) -> F
             fix = f"name one of them, or make one: {_create_line(spec, config)}"
             found.add(what, where, fix, errors.NOT_FOUND)
             return found
-        sizes = {size.name.lower(): size.gpus for size in client.compute.list_sizes()}
     if compute.type not in (_CLUSTER, _INSTANCE):
         fix = f"name a cluster, or make one: {_create_line(spec, config)}"
         found.add(f"it is of the type {compute.type}, no training cluster", where, fix)
         return found
     _check_nodes(found, compute, spec, where)
-    _check_gpus(found, compute.size, sizes, spec, where)
+    _check_gpus(found, compute.size, _gpus_of(client, compute.size), spec, where)
     return found
+
+
+def _gpus_of(client: MLClient, size: str) -> int | None:
+    """GPUs of a size, or None where that cannot be found out.
+
+    Sizes belong to the subscription: a role on the workspace alone may not list them, and may
+    still submit.
+    """
+    from azure.core.exceptions import HttpResponseError
+
+    try:
+        sizes = {s.name.lower(): s.gpus for s in client.compute.list_sizes()}
+    except HttpResponseError:
+        sizes = {}
+    # Of Azure's series, N alone has GPUs.
+    return sizes.get(size.lower(), None if _GPU_SERIES.match(size) else 0)
 
 
 def _described(compute: Any) -> str:
@@ -93,17 +109,14 @@ def _check_nodes(found: Findings, compute: Any, spec: JobSpec, where: str) -> No
         found.add(what, "--nnode", fix)
 
 
-def _check_gpus(
-    found: Findings, size: str, sizes: dict[str, int | None], spec: JobSpec, where: str
-) -> None:
+def _check_gpus(found: Findings, size: str, gpus: int | None, spec: JobSpec, where: str) -> None:
     if _K80.fullmatch(size):
         found.notes.append(
             f"{size} has K80 GPUs, which Azure retired in 2023 and torch has no code for any more: "
             "take a newer size, such as Standard_NC24ads_A100_v4"
         )
-    gpus = sizes.get(size.lower())
     if gpus is None:
-        found.notes.append(f"the region does not list {size}: its number of GPUs is not checked")
+        found.notes.append(f"Azure does not list {size}: its number of GPUs is not checked")
     elif gpus == 0:
         fix = "name a cluster with GPUs, such as one of Standard_NC24ads_A100_v4"
         found.add(f"its size {size} has no GPU", where, fix)
