@@ -133,20 +133,21 @@ def create_accelerator(
 
 
 def _earlier_accelerator_problems(strategy: AcceleratorStrategy) -> list[Problem]:
-    """Accelerate keeps one state a process, made with DeepSpeed or without, for good."""
+    """Accelerate keeps one state a process, made with an engine or without, for good."""
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
     state = AcceleratorState._shared_state
     if not state or "distributed_type" not in state:
         return []
-    made_with = state["distributed_type"] == DistributedType.DEEPSPEED
-    if made_with == (strategy.checkpoint_format == "deepspeed"):
+    engines = {DistributedType.DEEPSPEED: "deepspeed", DistributedType.FSDP: "fsdp"}
+    made_with = engines.get(state["distributed_type"], "torch")
+    if made_with == strategy.checkpoint_format:
         return []
+    told = {"deepspeed": "with DeepSpeed", "fsdp": "with FSDP"}.get(made_with, "without an engine")
     return [
         Problem(
-            "this process already has an accelerator made "
-            + ("with DeepSpeed" if made_with else "without DeepSpeed"),
+            f"this process already has an accelerator made {told}",
             "create_accelerator(...)",
             "create it in a process of its own, or after AcceleratorState._reset_state(True)",
         )

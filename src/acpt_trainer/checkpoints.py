@@ -33,6 +33,10 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return os.fspath(max(complete)[1]) if complete else None
 
 
+_FILES = {"deepspeed": "latest", "fsdp": "pytorch_model_fsdp.bin"}
+"""What an engine writes into its checkpoints and nobody else does."""
+
+
 def checkpoint_problems(
     checkpoint: str | os.PathLike[str], strategy: AcceleratorStrategy, world_size: int
 ) -> list[Problem]:
@@ -56,8 +60,8 @@ def checkpoint_problems(
             what = "does not exist"
         return [Problem(f"the checkpoint {what}", str(folder), "name another checkpoint folder")]
     written = read_report(folder) or {}
-    # Without a report the files tell: DeepSpeed writes `latest`.
-    guess = "deepspeed" if (folder / "latest").is_file() else "torch"
+    # Without a report the files tell.
+    guess = next((f for f, name in _FILES.items() if (folder / name).is_file()), "torch")
     format_ = written.get("checkpoint_format", guess)
     who = written.get("strategy", {"deepspeed": "ds", "torch": "no_acc"}.get(format_, format_))
     start_anew = f"start anew from its weights: from_pretrained({str(folder)!r})"

@@ -84,7 +84,8 @@ class Binding:
         prepared = result[position] if isinstance(result, (tuple, list)) else result
         self.strategy.prepared(self.accelerator, prepared)
         self._prepared_as = type(prepared).__name__
-        self._alone = self.accelerator.num_processes > 1 and prepared is wrapped
+        bare = prepared is wrapped and not is_sharded(prepared)
+        self._alone = self.accelerator.num_processes > 1 and bare
         self._verified = False
         return self._note_optimizer(result)
 
@@ -194,6 +195,11 @@ class Binding:
         self.strategy.close()
 
 
+def is_sharded(model: Any) -> bool:
+    """Whether FSDP2 has sharded a model: it does so in place, and this method is its own."""
+    return hasattr(model, "set_requires_gradient_sync")
+
+
 def _forget_evaluation(model: Any) -> None:
     """Lets a model that was evaluated before training be prepared for training as well.
 
@@ -215,12 +221,17 @@ def optimizer_state_bytes(optimizer: Any) -> int:
     while optimizer is not None and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return sum(
-        value.numel() * value.element_size()
+        _local(value).numel() * value.element_size()
         for state in getattr(optimizer, "state", {}).values()
         if isinstance(state, dict)
         for value in state.values()
         if hasattr(value, "element_size")
     )
+
+
+def _local(tensor: Any) -> Any:
+    """What of a tensor this process holds."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 _said: set[str] = set()

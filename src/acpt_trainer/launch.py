@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acpt_trainer.errors import Problem
 from acpt_trainer.strategies.base import AcceleratorStrategy
@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 _USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+_CONTAINED = (_USE_DEEPSPEED, "ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 
 
 @contextlib.contextmanager
 def contained_environment() -> Iterator[None]:
-    """Keeps Accelerate's `ACCELERATE_USE_DEEPSPEED` from outliving the accelerator that set it.
+    """Keeps Accelerate's `ACCELERATE_USE_DEEPSPEED` and the like from outliving the accelerator.
 
-    Left in place it turns the next run in this process into a DeepSpeed run that nobody asked for.
+    Left in place they turn the next run in this process into a DeepSpeed or FSDP run that nobody
+    asked for.
     """
-    before = os.environ.get(_USE_DEEPSPEED)
+    before = {name: os.environ.get(name) for name in _CONTAINED}
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(_USE_DEEPSPEED, None)
-        else:
-            os.environ[_USE_DEEPSPEED] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def launched_processes() -> int:
@@ -76,6 +79,36 @@ def join_processes(args: TrainingArguments) -> list[Problem]:
             "make TrainingArguments after the launcher's variables are set, or unset WORLD_SIZE",
         )
     ]
+
+
+def show_fsdp_to_accelerate(arguments: dict[str, Any], mixed_precision: str) -> None:
+    """Has Accelerate take an FSDP plugin on CPUs, where it overlooks it and trains under DDP.
+
+    On GPUs Accelerate takes the plugin by itself.
+
+    Args:
+        arguments: Of the plugin.
+        mixed_precision: `no` or `bf16`; that of the accelerator that is made next.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import (
+        DistributedType,
+        FullyShardedDataParallelPlugin,
+        TorchDynamoPlugin,
+    )
+
+    if PartialState().distributed_type != DistributedType.MULTI_CPU:
+        return
+    with contained_environment():
+        plugin = FullyShardedDataParallelPlugin(**arguments)
+        if mixed_precision != "no":
+            plugin.set_mixed_precision(mixed_precision)
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        # An accelerator takes over the state that is there.
+        state = AcceleratorState(
+            mixed_precision, dynamo_plugin=TorchDynamoPlugin(), _from_accelerator=True
+        )
+        state.fsdp_plugin = plugin
 
 
 def foreign_engine_problems(

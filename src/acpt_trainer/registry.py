@@ -265,41 +265,23 @@ def _not_a_strategy(value: object) -> Problem:
     )
 
 
-_HERE = "acpt_trainer.strategies"
-register_strategy(
-    "no_acc",
-    f"{_HERE}.eager:EagerStrategy",
-    description="PyTorch as it is, in mixed precision; DDP over several processes",
-)
-register_strategy(
-    "ort",
-    f"{_HERE}.ortmodule:OrtStrategy",
-    description="forward and backward in ONNX Runtime training (ORTModule)",
-)
-register_strategy(
-    "ds",
-    f"{_HERE}.deepspeed:DeepSpeedStrategy",
-    description="DeepSpeed ZeRO-1: each process keeps a share of the optimizer's state",
-)
-register_strategy(
-    "ds_ort",
-    f"{_HERE}.combined:CombinedStrategy",
-    description="DeepSpeed ZeRO-1 around ONNX Runtime training",
-    parts=("ds", "ort"),
-)
-register_strategy(
-    "ddp",
-    f"{_HERE}.ddp:DdpStrategy",
-    description="PyTorch as it is; DDP averages the gradients of several processes",
-)
-register_strategy(
-    "compile",
-    f"{_HERE}.compile:CompileStrategy",
-    description="forward and backward compiled by torch.compile (inductor)",
-)
-register_strategy(
-    "ds_compile",
-    f"{_HERE}.combined:CombinedStrategy",
-    description="DeepSpeed ZeRO-1 around the compiled model",
-    parts=("ds", "compile"),
-)
+_BUILT_IN: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("no_acc", "eager:EagerStrategy",
+     "PyTorch as it is, in mixed precision; DDP over several processes", {}),
+    ("ort", "ortmodule:OrtStrategy",
+     "forward and backward in ONNX Runtime training (ORTModule)", {}),
+    ("ds", "deepspeed:DeepSpeedStrategy",
+     "DeepSpeed ZeRO-1: each process keeps a share of the optimizer's state", {}),
+    ("ds_ort", "combined:CombinedStrategy",
+     "DeepSpeed ZeRO-1 around ONNX Runtime training", {"parts": ("ds", "ort")}),
+    ("ddp", "ddp:DdpStrategy",
+     "PyTorch as it is; DDP averages the gradients of several processes", {}),
+    ("fsdp", "fsdp:FsdpStrategy",
+     "FSDP2: each process keeps a share of all that is trained", {}),
+    ("compile", "compile:CompileStrategy",
+     "forward and backward compiled by torch.compile (inductor)", {}),
+    ("ds_compile", "combined:CombinedStrategy",
+     "DeepSpeed ZeRO-1 around the compiled model", {"parts": ("ds", "compile")}),
+)  # fmt: skip
+for _name, _class, _line, _preset in _BUILT_IN:
+    register_strategy(_name, f"acpt_trainer.strategies.{_class}", description=_line, **_preset)

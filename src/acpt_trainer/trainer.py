@@ -11,7 +11,7 @@ from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
 
 from acpt_trainer.checkpoints import checkpoint_problems, last_checkpoint, steps_done
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
-from acpt_trainer.integration import Binding, check_versions
+from acpt_trainer.integration import Binding, check_versions, is_sharded
 from acpt_trainer.launch import (
     contained_environment,
     foreign_engine_problems,
@@ -207,13 +207,15 @@ class AcceleratedTrainerMixin:
 
     @contextlib.contextmanager
     def _without_idle_engine(self) -> Iterator[bool]:
-        """Keeps `Trainer` from asking for a DeepSpeed engine that no `train()` has made yet."""
-        idle = self.is_deepspeed_enabled and self.deepspeed is None  # type: ignore[attr-defined,has-type]
-        self.is_deepspeed_enabled = self.is_deepspeed_enabled and not idle  # type: ignore[has-type]
+        """Keeps `Trainer` from asking for an engine or shards that no `train()` has made yet."""
+        deepspeed, fsdp = self.is_deepspeed_enabled, self.is_fsdp_enabled  # type: ignore[has-type]
+        plain = self.deepspeed is None and not is_sharded(self.model)  # type: ignore[attr-defined]
+        if plain:
+            self.is_deepspeed_enabled = self.is_fsdp_enabled = False
         try:
-            yield idle
+            yield plain and (deepspeed or fsdp)
         finally:
-            self.is_deepspeed_enabled = self.is_deepspeed_enabled or idle
+            self.is_deepspeed_enabled, self.is_fsdp_enabled = deepspeed, fsdp
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the plain model, with `strategy.json` beside it."""
@@ -243,7 +245,7 @@ class AcceleratedSeq2SeqTrainer(AcceleratedTrainerMixin, Seq2SeqTrainer):  # typ
 
 
 # What a strategy may change in training arguments.
-_CHANGED = ("bf16", "fp16", "mixed_precision", "deepspeed", "deepspeed_plugin")
+_CHANGED = ("bf16", "fp16", "mixed_precision", "deepspeed", "deepspeed_plugin", "fsdp_plugin_args")
 
 
 def _forget_earlier_strategy(args: Any) -> None:

@@ -16,6 +16,7 @@ WORKER = Path(__file__).with_name("worker.py")
 STRATEGIES = ("no_acc", "ort", "ds", "ds_ort")
 FEWER: dict[tuple[str, int], tuple[str, ...]] = {
     ("ddp", 2): ("plain", "resumed"),
+    ("fsdp", 2): ("plain", "resumed", "smoothed", "evaluated_first", "bf16"),
     ("compile", 1): ("plain", "resumed", "smoothed", "dropout", "dropout_resumed"),
     ("ds_compile", 1): ("plain",),
 }
@@ -62,6 +63,8 @@ class Runs:
         }
         if processes > 1:
             made["evaluated_first"] = {"evaluate_first": True, "steps": 5}
+        if strategy == "fsdp":
+            made["bf16"] = {"bf16": True, "steps": 2}
         if processes == 1 and "ort" not in strategy:
             made["bf16"] = {"bf16": True, "steps": 5}
         chosen = FEWER.get((strategy, processes), tuple(made))

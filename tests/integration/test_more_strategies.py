@@ -9,6 +9,9 @@ import pytest
 from conftest import FEWER, Runs
 from test_strategies import TOLERANCE, keys, largest_difference, losses
 
+from acpt_trainer import get_strategy
+from acpt_trainer.checkpoints import checkpoint_problems
+
 pytestmark = pytest.mark.slow
 
 
@@ -18,12 +21,13 @@ def marked(pairs: Any) -> list[Any]:
     return [pytest.param(*p, marks=several if p[1] > 1 else ()) for p in pairs]
 
 
+SAME = ("plain", "smoothed")
 each = pytest.mark.parametrize(("strategy", "processes"), marked(FEWER))
 
 
 @pytest.mark.parametrize(
     ("strategy", "processes", "scenario"),
-    marked((*pair, s) for pair, names in FEWER.items() for s in names if "dropout" not in s),
+    marked((*pair, s) for pair, names in FEWER.items() for s in names if s in SAME),
 )
 def test_loss_per_step_equals_no_acc(
     runs: Runs, strategy: str, processes: int, scenario: str
@@ -40,7 +44,9 @@ def test_loss_per_step_equals_no_acc(
 def test_trained_model_is_no_acc_s(runs: Runs, strategy: str, processes: int) -> None:
     ours, theirs = runs.all(strategy, processes)["plain"], runs.all("no_acc", 1)["plain"]
 
-    assert ours["model_class"] == "GPT2LMHeadModel"
+    # FSDP2 shards in place, and the model stays of the class that it makes for that.
+    prefix = "FSDP" if strategy == "fsdp" else ""
+    assert ours["model_class"] == f"{prefix}GPT2LMHeadModel"
     assert ours["forward_is_plain"]
     assert ours["generated"] == theirs["generated"]
     assert ours["norms"].keys() == theirs["norms"].keys()
@@ -57,6 +63,8 @@ def test_checkpoint_holds_the_plain_model(runs: Runs, strategy: str, processes: 
 
     assert keys(folder / "checkpoint-10") == keys(reference / "checkpoint-10")
     assert keys(folder) == keys(reference)
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["architectures"] == ["GPT2LMHeadModel"]
     report = json.loads((folder / "checkpoint-10" / "strategy.json").read_text())
     assert (report["strategy"], report["status"]) == (strategy, "engaged")
 
@@ -115,3 +123,50 @@ def test_ddp_reports_what_was_reduced(runs: Runs) -> None:
     # AdamW keeps two moments of each parameter, and every gradient is reduced at each step.
     moments = report["optimizer_state_bytes"]
     assert evidence["bytes_reduced"] == pytest.approx(20 * moments / 2, rel=0.01)
+
+
+@pytest.mark.distributed
+def test_fsdp_reports_its_share(runs: Runs) -> None:
+    result = runs.all("fsdp", 2)["plain"]
+    report, evidence = result["report"], result["report"]["evidence"]
+    whole = runs.all("no_acc", 1)["plain"]["report"]["optimizer_state_bytes"]
+
+    assert (report["status"], report["checkpoint_format"]) == ("engaged", "fsdp")
+    assert report["parallel"] == "FSDPGPT2LMHeadModel"
+    assert evidence["processes"] == 2
+    assert evidence["parameter_bytes_whole"] == pytest.approx(whole / 2, rel=0.01)
+    assert evidence["parameter_share"] <= 0.55
+    assert 0 < report["optimizer_state_bytes"] <= 0.55 * whole
+    # Two blocks, the tail with the tied embedding, and the rest, at each of 20 steps.
+    assert (evidence["units"], evidence["reduce_scatters"]) == (4, 80)
+
+
+@pytest.mark.distributed
+def test_fsdp_evaluates_before_it_trains(runs: Runs) -> None:
+    result = runs.all("fsdp", 2)["evaluated_first"]
+    reference = losses(runs.all("no_acc", 1)["plain"])
+
+    assert result["eval_before"] > 0
+    for step, loss in list(losses(result).items())[:2]:
+        assert loss == pytest.approx(reference[step], rel=TOLERANCE)
+
+
+@pytest.mark.distributed
+def test_fsdp_computes_in_bf16(runs: Runs) -> None:
+    report = runs.all("fsdp", 2)["bf16"]["report"]
+
+    assert (report["precision"], report["evidence"]["precision"]) == ("bf16", "bf16")
+    assert report["status"] == "engaged"
+
+
+@pytest.mark.distributed
+def test_fsdp_checkpoint_is_refused_by_the_others(runs: Runs) -> None:
+    runs.all("fsdp", 2)
+    folder = runs.output("fsdp", 2, "plain") / "checkpoint-10"
+
+    for name in ("no_acc", "ds"):
+        (problem,) = checkpoint_problems(folder, get_strategy(name).build(), 1)
+        assert "was written by 'fsdp' in the fsdp format" in problem.what
+        assert "from_pretrained" in problem.fix
+    # Whole when written, so any number of processes resumes it.
+    assert checkpoint_problems(folder, get_strategy("fsdp").build(), 4) == []

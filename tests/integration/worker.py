@@ -98,8 +98,14 @@ def run(strategy: str, scenario: dict[str, Any]) -> dict[str, Any]:
         "model_class": type(trainer.model).__name__,
         "forward_is_plain": "forward" not in vars(trainer.model)
         or type(vars(trainer.model)["forward"]).__name__ != "OrtForward",
-        "norms": {n: p.detach().norm().item() for n, p in trainer.model.named_parameters()},
+        "norms": {n: whole(p).norm().item() for n, p in trainer.model.named_parameters()},
     }
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter, gathered from all processes where it is sharded."""
+    gather = getattr(parameter, "full_tensor", parameter.detach)
+    return gather().detach()
 
 
 def main() -> None:

@@ -160,8 +160,8 @@ class ZeroLike(MadeUpEngine):
     ("earlier", "strategy", "made"),
     [
         ("DEEPSPEED", MadeUpStrategy, "with DeepSpeed"),
-        ("NO", ZeroLike, "without DeepSpeed"),
-        ("MULTI_CPU", ZeroLike, "without DeepSpeed"),
+        ("NO", ZeroLike, "without an engine"),
+        ("MULTI_CPU", ZeroLike, "without an engine"),
     ],
 )
 def test_create_accelerator_refuses_one_of_the_other_kind_in_a_process(

@@ -24,6 +24,7 @@ from acpt_trainer.strategies.compile import CompileStrategy
 from acpt_trainer.strategies.ddp import DdpStrategy
 from acpt_trainer.strategies.deepspeed import DeepSpeedStrategy
 from acpt_trainer.strategies.eager import EagerStrategy
+from acpt_trainer.strategies.fsdp import FsdpStrategy
 from acpt_trainer.strategies.ortmodule import OrtStrategy
 
 from .made_up_strategies import MadeUpEngine, MadeUpStrategy
@@ -41,7 +42,7 @@ class Fragile(MadeUpStrategy):
 
 def test_registry_holds_exactly_these_names() -> None:
     assert available_strategies() == (
-        "compile", "ddp", "ds", "ds_compile", "ds_ort", "no_acc", "ort",
+        "compile", "ddp", "ds", "ds_compile", "ds_ort", "fsdp", "no_acc", "ort",
     )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def test_registry_holds_exactly_these_names() -> None:
         ("ds_ort", CombinedStrategy),
         ("ddp", DdpStrategy),
         ("compile", CompileStrategy),
+        ("fsdp", FsdpStrategy),
         ("ds_compile", CombinedStrategy),
     ],
 )
@@ -195,7 +197,7 @@ def test_unknown_name_lists_what_is_missing_for_the_others(missing: Callable[...
     install = "(not here: pip install 'acpt-trainer[deepspeed]')"
     assert caught.value.problems[0].fix == (
         f"registered are: compile, ddp, ds {install}, ds_compile {install}, ds_ort {install}, "
-        "no_acc, ort"
+        "fsdp, no_acc, ort"
     )
 
 
@@ -220,4 +222,6 @@ def test_resolve_strategy_refuses_anything_else(value: Any) -> None:
         with pytest.raises(UnknownStrategyError) as caught:
             ask(value)
         assert "neither a strategy name nor an AcceleratorStrategy" in str(caught.value)
-        assert "give one of: compile, ddp, ds, ds_compile, ds_ort, no_acc, ort" in str(caught.value)
+        assert "give one of: compile, ddp, ds, ds_compile, ds_ort, fsdp, no_acc, ort" in str(
+            caught.value
+        )

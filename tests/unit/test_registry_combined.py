@@ -70,6 +70,10 @@ def test_combined_refuses_options_of_no_part() -> None:
         ("ds_ort+ort", "one of them is a combination already"),
         ("ort+compile", "both swap the model's forward pass"),
         ("ddp+ds", "both own the distribution"),
+        ("ds+fsdp", "both own the optimizer and the distribution"),
+        ("fsdp+ddp", "both own the distribution"),
+        ("ort+fsdp", "ORTModule needs whole parameters"),
+        ("fsdp+compile", "FSDP changes the classes of the blocks after they are compiled"),
         ("ddp+no_acc", "no_acc means that nothing accelerates the step"),
     ],
 )
@@ -102,12 +106,6 @@ def test_combined_refuses_registered_conflicts_either_way(name: str) -> None:
     register_strategy("sharded", Sharded)
     with pytest.raises(IncompatibleStrategiesError, match="the kettle is in the way"):
         get_strategy(name)
-
-
-def test_combined_refuses_ort_with_fsdp_by_its_own_reason() -> None:
-    register_strategy("fsdp", MadeUpEngine)
-    with pytest.raises(IncompatibleStrategiesError, match="ORTModule needs whole parameters"):
-        get_strategy("ort+fsdp")
 
 
 def test_combined_conflicts_hold_for_another_preset_of_the_class() -> None:

@@ -224,6 +224,7 @@ def test_evaluating_and_saving_ask_for_no_engine_before_there_is_one(
 ) -> None:
     trainer: Any = Mixed(make_args(), EagerStrategy())
     trainer.is_deepspeed_enabled, trainer.deepspeed = enabled, engine
+    trainer.is_fsdp_enabled = False
     assert trainer.evaluation_loop() == "evaluated"
     assert (trainer.looked, trainer.is_deepspeed_enabled) == (looked, enabled)
     trainer.save_model()
@@ -231,6 +232,20 @@ def test_evaluating_and_saving_ask_for_no_engine_before_there_is_one(
     with pytest.raises(RuntimeError, match="in the middle"):
         trainer.evaluation_loop("fail")
     assert trainer.is_deepspeed_enabled is enabled
+
+
+def test_evaluating_asks_for_no_shards_before_there_are_some(make_args: Args) -> None:
+    class Looking(Mixed):
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            with self._without_idle_engine():
+                self.looked = self.is_fsdp_enabled
+
+    trainer: Any = Looking(make_args(), EagerStrategy())
+    trainer.is_deepspeed_enabled, trainer.deepspeed, trainer.is_fsdp_enabled = False, None, True
+    for model, looked in ((None, False), (SimpleNamespace(set_requires_gradient_sync=1), True)):
+        trainer.model = model
+        trainer.save_model()
+        assert (trainer.looked, trainer.is_fsdp_enabled) == (looked, True)
 
 
 def test_log_adds_the_stable_throughput_to_the_last_log_of_training() -> None:
