@@ -95,6 +95,19 @@ def test_service_error_behind_another_one_is_found() -> None:
     assert "Storage Blob Data Contributor" in str(caught.value)
 
 
+def test_network_error_behind_another_one_is_found() -> None:
+    try:
+        try:
+            raise core.ServiceRequestError("connection refused")
+        except core.ServiceRequestError as error:
+            raise ml.AssetException("Error with code: ...", "no", target=None) from error
+    except ml.AssetException as error:
+        made = explain(error, CONFIG, "Cannot upload")
+    assert made is not None
+    assert made.status == errors.SERVICE
+    assert "no answer from Azure: connection refused" in str(made)
+
+
 def test_our_own_defects_pass_through() -> None:
     with pytest.raises(ZeroDivisionError), explained(CONFIG, "Cannot"):
         _ = 1 / 0

@@ -131,27 +131,30 @@ def explain(error: Exception, config: WorkspaceConfig, headline: str) -> AzureEr
     """The message for one error of the SDK, or None where it is no error of Azure."""
     from azure.core import exceptions as core
 
-    if not isinstance(error, core.AzureError):
-        # The SDK wraps some errors of the service in its own, and loses their status.
-        behind = next((e for e in chain(error) if isinstance(e, core.HttpResponseError)), None)
-        if behind is None:
-            return None
-        error = behind
-    if isinstance(error, core.ClientAuthenticationError):
-        fix = (
-            f"{LOGIN}; where it says that there is no connection, check the network and "
-            "HTTPS_PROXY; --debug shows every credential that was tried"
-        )
-        what = f"not logged in: {_attempts(error) or first_line(error)}"
-        problem = Problem(what, "Azure credentials", fix)
-        return AzureError([problem], headline, errors.CREDENTIALS)
-    if isinstance(error, core.HttpResponseError):
-        return _of_response(error, config, headline)
-    if isinstance(error, core.ServiceRequestError | core.ServiceResponseError):
+    made = _of_sdk(error, config, headline)
+    if made is not None:
+        return made
+    # The SDK wraps some errors of service and network in its own, and loses what they were.
+    spoken = (core.HttpResponseError, core.ServiceRequestError, core.ServiceResponseError)
+    behind = next((link for link in chain(error) if isinstance(link, spoken)), None)
+    if isinstance(behind, core.ClientAuthenticationError):
+        return _of_login(behind, headline)
+    if isinstance(behind, core.HttpResponseError):
+        return _of_response(behind, config, headline)
+    if behind is not None:
         fix = "check the network, and HTTPS_PROXY where a proxy is between; then try again"
-        problem = Problem(f"no answer from Azure: {first_line(error)}", "the network", fix)
+        problem = Problem(f"no answer from Azure: {first_line(behind)}", "the network", fix)
         return AzureError([problem], headline, errors.SERVICE)
-    return _of_sdk(error, config, headline)
+    return _of_the_rest(error, config, headline)
+
+
+def _of_login(error: BaseException, headline: str) -> AzureError:
+    fix = (
+        f"{LOGIN}; where it says that there is no connection, check the network and "
+        "HTTPS_PROXY; --debug shows every credential that was tried"
+    )
+    what = f"not logged in: {_attempts(error) or first_line(error)}"
+    return AzureError([Problem(what, "Azure credentials", fix)], headline, errors.CREDENTIALS)
 
 
 def _of_response(error: Any, config: WorkspaceConfig, headline: str) -> AzureError:
@@ -174,9 +177,9 @@ def _of_response(error: Any, config: WorkspaceConfig, headline: str) -> AzureErr
     return _made(f"{text}{known}", row, config, headline)
 
 
-def _of_sdk(error: Exception, config: WorkspaceConfig, headline: str) -> AzureError:
+def _of_sdk(error: Exception, config: WorkspaceConfig, headline: str) -> AzureError | None:
+    """Errors of the SDK that say more than the answer of the service behind them."""
     from azure.ai.ml import exceptions as ml
-    from azure.core.exceptions import HttpResponseError
 
     if isinstance(error, ml.JobException):
         fix = "read the job's log in the Studio: user_logs/std_log_process_0.txt"
@@ -185,13 +188,19 @@ def _of_sdk(error: Exception, config: WorkspaceConfig, headline: str) -> AzureEr
     missing = ml.ValidationErrorType.RESOURCE_NOT_FOUND
     if isinstance(error, ml.ValidationException) and error.error_type == missing:
         return _made(first_line(error), _ABSENT, config, headline)
-    for behind in chain(error):
-        if isinstance(behind, HttpResponseError) and behind is not error:
-            return _of_response(behind, config, headline)
+    return None
+
+
+def _of_the_rest(error: Exception, config: WorkspaceConfig, headline: str) -> AzureError | None:
+    from azure.ai.ml import exceptions as ml
+    from azure.core.exceptions import AzureError as CoreError
+
     if isinstance(error, ml.ValidationException | ml.AssetException):
         problem = Problem(first_line(error), "what was to be sent", "mend what the message names")
         return AzureError([problem], headline, errors.USAGE)
-    return _made(first_line(error), _OTHER, config, headline)
+    if isinstance(error, CoreError):
+        return _made(first_line(error), _OTHER, config, headline)
+    return None
 
 
 def _made(what: str, row: _Row, config: WorkspaceConfig, headline: str) -> AzureError:
