@@ -30,6 +30,9 @@ NEEDED_BY = {
     "std": "std of equals",
     "std_mean": "std_mean of equals",
     "cosine_similarity": "cosine_similarity of zeros",
+    "linalg_vector_norm": "norm (all)",
+    "index_copy": "index_copy",
+    "einsum": "einsum ...i,...i->...",
 }
 
 

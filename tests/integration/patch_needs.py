@@ -497,6 +497,9 @@ needs_each(
     amin=lambda y: y.amin((0, 1)),
     layer_norm=lambda y: functional.layer_norm(y, (6,)),
     rms_norm=lambda y: functional.rms_norm(y, (6,), torch.ones(6) * 2),
+    linalg_norm=lambda y: torch.linalg.norm(y, dim=0),
+    kron=lambda y: torch.kron(y, y[:1])[:, :6],
+    eye=lambda y: y * torch.eye(*y.size(), out=torch.empty_like(y)),
 )
 
 

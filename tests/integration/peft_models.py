@@ -56,7 +56,7 @@ def moved(model: Any) -> nn.Module:
     """The model with adapters away from zero, where each of their weights has a gradient."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name or parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.train()
 

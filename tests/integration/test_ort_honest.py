@@ -111,6 +111,14 @@ def test_read_that_only_decides_to_raise_is_let_through() -> None:
     assert len(forward.graphs[0].call.record.checks) == 2
 
 
+def test_draw_of_which_one_outcome_is_possible_is_let_through() -> None:
+    # A module dropout of 0, as PEFT has it, and a layer drop of 0, as transformers have it.
+    attach(model := Outer(lambda y: y * 2 if torch.rand(1) > 0.0 else y))
+    model(x()).backward()
+    attach(model := Outer(lambda y: y if torch.rand(1) < 0.0 else y * 2))
+    model(x()).backward()
+
+
 def test_branch_on_a_shape_is_followed_by_a_graph_each() -> None:
     model = Outer(lambda y: y * 10 if y.shape[0] > 2 else y)
     reference = copy.deepcopy(model)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import peft
 import pytest
 import torch
 from parity import train_both
-from peft_models import batches, bert, gpt2, llama, with_lora
+from peft import LoraConfig, get_peft_model
+from peft_models import batches, bert, gpt2, llama, moved, with_lora
 from torch import nn
 
+from acpt_trainer import GraphBuildError
 from acpt_trainer.ort import patches
+from acpt_trainer.ort.forward import attach
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +49,78 @@ def test_lora_trains_as_in_pytorch(name: str) -> None:
     forward = train_both(model, batches(of_classes=base is bert))
     assert len(forward.graphs) == 1
     assert_only_trained_have_gradients(model)
+
+
+CAUSAL = {"task_type": "CAUSAL_LM"}
+ATTENTION: dict[str, Any] = {**CAUSAL, "target_modules": ["q_proj", "v_proj"]}
+
+METHODS: dict[str, peft.PeftConfig] = {
+    "ia3": peft.IA3Config(**CAUSAL),
+    "oft": peft.OFTConfig(r=0, oft_block_size=4, **ATTENTION),
+    "adalora": peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10, tinit=0, **ATTENTION),
+    "trainable tokens": peft.TrainableTokensConfig(
+        token_indices=[3, 5], target_modules=["embed_tokens"], **CAUSAL
+    ),
+    "prompt tuning": peft.PromptTuningConfig(num_virtual_tokens=4, **CAUSAL),
+    "prefix tuning": peft.PrefixTuningConfig(num_virtual_tokens=4, **CAUSAL),
+}
+FURTHER: dict[str, peft.PeftConfig] = {
+    "p-tuning": peft.PromptEncoderConfig(num_virtual_tokens=4, **CAUSAL),
+    "adaption prompt": peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=2, **CAUSAL),
+    "layer norms": peft.LNTuningConfig(**CAUSAL),
+    "lora with trained tokens": LoraConfig(r=4, trainable_token_indices=[3, 5], **CAUSAL),
+    "pissa": LoraConfig(r=4, init_lora_weights="pissa", **CAUSAL),
+    "loha": peft.LoHaConfig(r=4, **ATTENTION),
+    "lokr": peft.LoKrConfig(r=4, **ATTENTION),
+    "vera": peft.VeraConfig(r=4, **ATTENTION),
+    "vb-lora": peft.VBLoRAConfig(r=2, num_vectors=8, vector_length=16, topk=2, **ATTENTION),
+    "hra": peft.HRAConfig(r=4, **ATTENTION),
+    "delora": peft.DeloraConfig(r=4, **ATTENTION),
+    "miss": peft.MissConfig(r=4, **ATTENTION),
+    "gralora": peft.GraloraConfig(r=4, gralora_k=2, **ATTENTION),
+}
+REFUSED: dict[str, tuple[peft.PeftConfig, str]] = {
+    "boft": (peft.BOFTConfig(boft_block_size=4, **ATTENTION), "aten::linalg_solve"),
+    "fourierft": (peft.FourierFTConfig(n_frequency=20, **ATTENTION), "aten::fft_ifft2"),
+    "shira": (peft.ShiraConfig(r=4, **ATTENTION), "aten::sparse_coo_tensor"),
+    "cpt": (
+        peft.CPTConfig(
+            cpt_token_ids=[3, 4], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 2], **CAUSAL
+        ),
+        "the values of tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [*METHODS, *(pytest.param(n, marks=[pytest.mark.long]) for n in FURTHER)]
+)
+def test_method_trains_as_in_pytorch(name: str) -> None:
+    model: Any = moved(get_peft_model(llama(), {**METHODS, **FURTHER}[name]))
+
+    def between(number: int, m: Any) -> None:
+        if name == "adalora" and number:
+            m.base_model.update_and_allocate(number)
+
+    forward = train_both(model, batches(), between=between)
+    assert len(forward.graphs) == 1
+    assert_only_trained_have_gradients(model)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("config", "message"), REFUSED.values(), ids=REFUSED)
+def test_method_is_refused_by_what_has_no_graph(config: peft.PeftConfig, message: str) -> None:
+    model = get_peft_model(llama(), config).train()
+    attach(model)
+    with pytest.raises(GraphBuildError, match=message):
+        model(**batches()[0])
+
+
+def test_prefix_tuning_leaves_its_cache_out_of_the_output() -> None:
+    model: Any = get_peft_model(llama(), METHODS["prefix tuning"]).train()
+    plain = model(**batches()[0])
+    attach(model)
+    assert set(model(**batches()[0])) == set(plain) - {"past_key_values"}
 
 
 def test_a_frozen_encoder_has_no_gradients_and_its_head_has() -> None:

@@ -123,7 +123,7 @@ class Call(nn.Module):  # type: ignore[misc]
         flat: list[torch.Tensor] = []
         known = {id(t): ("input", n) for n, t in given.items()}
         known |= {id(p): ("parameter", n) for n, p in _tensors(self.model)}
-        self.record.structure = flatten(output, flat, known)
+        self.record.structure = flatten(_without_cache(output), flat, known)
         self.record.returned = len(flat)
         self._as_untraced(len(flat))
         self.record.guards, self.record.checks = reads.guards, reads.checks
@@ -196,6 +196,14 @@ def _unfolded(output: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
     if origin(torch._C._get_value_trace(output)) is not Origin.CONSTANT:
         return output
     return output + nothing.sum().to(output.device, output.dtype)
+
+
+def _without_cache(output: Any) -> Any:
+    """An output without its key-value cache: prefix tuning passes one in, whatever is asked for."""
+    name = "past_key_values"
+    if not isinstance(output, Mapping) or not hasattr(output.get(name), "get_seq_length"):
+        return output
+    return type(output)(**{k: v for k, v in output.items() if k != name})
 
 
 @contextlib.contextmanager

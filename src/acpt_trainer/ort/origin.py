@@ -54,10 +54,14 @@ def origin(value: Any) -> Origin:
 def settled(node: Any) -> bool:
     """Whether a comparison has one outcome only: a number from [0, 1) is never below 0.
 
-    Models draw one to skip a layer with `rand() < layerdrop`, with a layerdrop of 0 too.
+    Models draw one to skip a layer with `rand() < layerdrop`, with a layerdrop of 0 too, and PEFT
+    to keep an adapter with `rand() > module_dropout`. That may be equal, once in 16 million draws.
     """
     inputs = list(node.inputs())
-    if node.kind() != "aten::lt" or inputs[0].node().kind() not in ("aten::rand", "aten::uniform_"):
+    if node.kind() not in ("aten::lt", "aten::gt") or inputs[0].node().kind() not in (
+        "aten::rand",
+        "aten::uniform_",
+    ):
         return False
     bound = inputs[1].toIValue()
     return bound is not None and float(bound) <= 0

@@ -8,6 +8,37 @@ from typing import Any
 from acpt_trainer.ort.symbolics import values
 
 
+def linalg_norm(g: Any, self: Any, order: Any, dim: Any, keepdim: Any, dtype: Any) -> Any:
+    """See `vector_norm`; without an order it is the Euclidean one, of a matrix too."""
+    import torch
+
+    if not values.given(order):
+        order = g.op("Constant", value_t=torch.tensor(2.0))
+        return vector_norm(g, self, order, dim, keepdim, dtype)
+    axes = values.helper()._maybe_get_const(dim, "is")
+    if isinstance(axes, (list, tuple)) and len(axes) == 1:
+        return vector_norm(g, self, order, dim, keepdim, dtype)
+    opset9 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset9")
+    return opset9.linalg_norm(g, self, order, dim, keepdim, dtype)
+
+
+def vector_norm(g: Any, self: Any, order: Any, dim: Any, keepdim: Any, dtype: Any) -> Any:
+    """Euclidean norm; the gradient of `ReduceL2` holds only where its axes are named and kept."""
+    import torch
+
+    helper = values.helper()
+    rank, axes = helper._get_tensor_rank(self), helper._maybe_get_const(dim, "is")
+    if helper._maybe_get_const(order, "f") != 2 or not rank or values.given(dtype):
+        module = "torch.onnx._internal.torchscript_exporter.symbolic_opset11"
+        exporters = importlib.import_module(module).linalg_vector_norm
+        return exporters(g, self, order, dim, keepdim, dtype)
+    axes = list(axes) if isinstance(axes, (list, tuple)) and axes else list(range(rank))
+    out = g.op("ReduceL2", self, axes_i=axes, keepdims_i=1)
+    if helper._maybe_get_const(keepdim, "b"):
+        return out
+    return g.op("Squeeze", out, values.constant(g, axes, torch.int64))
+
+
 def group_norm(
     g: Any, input: Any, groups: Any, weight: Any, bias: Any, epsilon: Any, *flags: Any
 ) -> Any:

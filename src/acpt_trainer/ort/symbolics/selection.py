@@ -164,6 +164,34 @@ def index_add(g: Any, self: Any, dim: Any, index: Any, source: Any, alpha: Any =
     return opset16.scatter_add(g, self, dim % rank, spread, source)
 
 
+def index_copy(g: Any, self: Any, dim: Any, index: Any, source: Any) -> Any:
+    """`index_copy` by `ScatterElements`; the exporter's shape of the index cannot be inferred."""
+    import torch
+
+    helper = values.helper()
+    rank = helper._get_tensor_rank(self)
+    dim = helper._maybe_get_const(dim, "i") % rank
+    shape = [1] * rank
+    shape[dim] = -1
+    spread = g.op("Reshape", index, values.constant(g, shape, torch.int64))
+    spread = g.op("Expand", spread, g.op("Shape", source))
+    return g.op("ScatterElements", self, spread, source, axis_i=dim)
+
+
+def eye(g: Any, rows: Any, columns: Any, *rest: Any) -> Any:
+    """`eye`, also in place of a tensor (`out`), which the exporter refuses."""
+    if len(rest) != 1:
+        opset9 = importlib.import_module(
+            "torch.onnx._internal.torchscript_exporter.symbolic_opset9"
+        )
+        return opset9.eye(g, rows, columns, *rest)
+    helper = values.helper()
+    shape = [helper._unsqueeze_helper(g, size, [0]) for size in (rows, columns)]
+    kind = values.scalar_type(rest[0]).onnx_type()
+    zeros = g.op("ConstantOfShape", g.op("Concat", *shape, axis_i=0))
+    return g.op("Cast", g.op("EyeLike", zeros), to_i=kind)
+
+
 def diagonal(g: Any, self: Any, offset: Any, dim1: Any, dim2: Any) -> Any:
     """`diagonal` as `Gather` of a flat matrix; the exporter's overruns the heap if not square."""
     import torch
