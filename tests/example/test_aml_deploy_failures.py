@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import aml_deploy
 import homer.azure.deployment as deployment
 import homer.azure.emulator.endpoints as endpoints
 import pytest
@@ -65,6 +67,11 @@ _ROWS = {
         "for the role AzureML Data Scientist",
     ),
     "endpoint fails": (operation(_ENDPOINT, "BadArgument"), 5, "it said so (BadArgument)"),
+    "network": (
+        Fault("PUT .*/environments/", drop=True, times=9),
+        5,
+        "check the network",
+    ),
     "provider": (operation(_ENDPOINT, "SubscriptionNotRegistered"), 5, "az provider register"),
     "blob denied": (
         Fault(
@@ -101,11 +108,22 @@ _ROWS = {
         "status 424 (the model's server: 500): the answer failed",
     ),
     "key refused": (Fault("POST .*/score", status=401), 5, "status 401: injected"),
+    "redirection": (
+        Fault("POST .*/score", status=302, headers={"Location": "https://example.com/score"}),
+        5,
+        "status 302",
+    ),
     "no answer": (Fault("POST .*/score", status=200, body={"hello": 1}), 5, "no answer of score"),
 }
 
 
-@pytest.mark.parametrize("row", sorted(_ROWS))
+# The SDK waits for ten seconds and more before it gives a network up.
+_SLOW = {"network"}
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, marks=[pytest.mark.long] if r in _SLOW else []) for r in sorted(_ROWS)]
+)
 def test_failure_is_one_message_and_leaves_nothing(deploys: Deploys, row: str) -> None:
     fault, wanted, said = _ROWS[row]
     status, printed = deploys(faults=(fault,))
@@ -154,11 +172,18 @@ def test_deployment_that_takes_too_long_is_deleted(
     assert "--timeout" in printed
 
 
-def test_endpoint_that_is_not_ready_is_asked_again(deploys: Deploys) -> None:
-    fault = Fault("POST .*/score", status=503, body={})
-    status, printed = deploys(faults=(fault,))
+def test_endpoint_that_is_not_ready_is_asked_again(
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aml_deploy, "ask", functools.partial(ask, sleep=lambda seconds: None))
+    faults = (Fault("POST .*/score", drop=True), Fault("POST .*/score", status=503, times=4))
+    status, printed = deploys(faults=faults)
     assert (status, len(deploys.endpoints)) == (0, 1), printed
     assert "answer: The king arose and spoke" in printed
+    sent = [r for r in deploys.emulator.requests if r.get("host", "").startswith("acpt-gpt2-")]
+    assert [r["path"] for r in sent] == ["/score"] * 6
+    # Not once in the clear, which the emulator refuses.
+    assert deploys.emulator.refused == []
 
 
 def test_kept_deployment_is_left_with_the_line_that_deletes_it(deploys: Deploys) -> None:
@@ -276,6 +301,11 @@ def test_mistakes_are_found_together_before_azure(deploys: Deploys, tmp_path: Pa
     assert status == 2
     assert "6 problems found" in printed
     assert deploys.emulator.requests == []
+
+
+def test_ask_sends_no_key_in_the_clear() -> None:
+    with pytest.raises(ScoringError, match="not https"):
+        ask("http://localhost:9/score", "a", "secret")
 
 
 def test_ask_gives_up_when_patience_ends() -> None:
