@@ -86,6 +86,8 @@ def say(text: str) -> None:
 def show(prompt: str, answer: dict[str, object], url: str) -> None:
     """Prints what was asked, and what was answered."""
     text = answer["answers"][0]["text"]  # type: ignore[index]
+    # A model may write whatever a terminal obeys.
+    text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
     say(f"prompt: {prompt}\nanswer: {text}\nanswered by: {url}")
 
 
@@ -171,8 +173,8 @@ def serve_here(args: argparse.Namespace) -> None:
             raise AzureError([problem], "Cannot serve", errors.SERVICE) from error
 
 
-def package_problems(args: argparse.Namespace) -> list[Problem]:
-    """What is not installed, or not there."""
+def option_problems(args: argparse.Namespace) -> list[Problem]:
+    """What is not installed, not there, or cannot be asked."""
     found = []
     module, extra = ("azure.ai.ml", "aml") if args.local is None else (
         "azureml_inference_server_http", "serve")  # fmt: skip
@@ -183,6 +185,8 @@ def package_problems(args: argparse.Namespace) -> list[Problem]:
     if missing:
         what = f"the package {module.replace('.', '-').replace('_', '-')} is not installed"
         found.append(Problem(what, "this Python", f"pip install 'acpt-trainer[{extra}]'"))
+    if not args.prompt or not args.prompt.isprintable():
+        found.append(Problem("it is empty, or no plain text", "--prompt", "give some words"))
     if args.local is not None and not args.local.is_dir():
         fix = "name the folder that finetune.py wrote, such as outputs/no_acc"
         found.append(Problem("there is no such folder", f"--local {args.local}", fix))
@@ -195,7 +199,7 @@ def checked(args: argparse.Namespace) -> WorkspaceConfig | None:
     Raises:
         ConfigurationError: With all that is wrong and seen without Azure.
     """
-    problems, config = [*package_problems(args), *spec_of(args).problems()], None
+    problems, config = [*option_problems(args), *spec_of(args).problems()], None
     if args.local is None:
         try:
             config = load_workspace(args.ws_config)
@@ -211,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The end of a pipeline's job, or of a terminal, must not leave an endpoint either.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
+    # What the terminal cannot show is no reason to take a deployment back.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     with reported(args.debug):
         config = checked(args)
         if config is None:

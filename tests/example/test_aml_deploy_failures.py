@@ -297,9 +297,10 @@ def test_mistakes_are_found_together_before_azure(deploys: Deploys, tmp_path: Pa
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps({"subscription_id": "x"}))
     options = ["--endpoint_name", "1", "--instance_type", "big", "--timeout", "0"]
+    options += ["--prompt", ""]
     status, printed = deploys("--ws_config", str(wrong), *options)
     assert status == 2
-    assert "6 problems found" in printed
+    assert "7 problems found" in printed
     assert deploys.emulator.requests == []
 
 
