@@ -47,6 +47,18 @@ def test_verify_holds(model: list[str]) -> None:
     assert f"{strategy}, step 3 of 3" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_verify_averages_over_processes(model: list[str]) -> None:
+    done = launch([*model, "--strategy", "ddp", "--nproc", "2", "--draws", "0", "--json"], 1)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["status"] == "holds"
+    assert found["report"]["world_size"] == 2
+    # Each process has other rows: a loss of one alone is not that of all.
+    assert max(step["difference"] for step in found["losses"]) <= found["tolerance"]["loss"]
+
+
 def test_verify_names_the_parameter_whose_gradient_is_wrong(
     model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,10 @@ from acpt_trainer.cli.common import (
     Import,
     Json,
     Model,
+    Processes,
     Seed,
     import_strategies,
+    launcher_problems,
 )
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
 from acpt_trainer.measure.bench import run
@@ -49,7 +51,7 @@ def bench_strategies(
     warmup_steps: Annotated[
         int, typer.Option("--warmup_steps", min=0, help="Steps after the first, not measured.")
     ] = 3,
-    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes of each.")] = 1,
+    nproc: Processes = 1,
     lengths: Annotated[
         int, typer.Option("--lengths", min=1, help="Lengths of rows, from half of --block_size up.")
     ] = 1,
@@ -102,7 +104,7 @@ def bench_strategies(
 def _problems(
     entries: list[Entry], precision: str, steps: int, rounds: int, folder: Path
 ) -> list[Problem]:
-    found: list[Problem] = []
+    found = launcher_problems()
     for name in dict.fromkeys(entry.strategy for entry in entries):
         try:
             get_strategy(name)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from acpt_trainer.errors import ConfigurationError, Problem
+from acpt_trainer.launch import launched_processes
 
 Model = Annotated[str, typer.Option("--model", help="Model folder, name on the hub, or config.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -20,6 +21,7 @@ BlockSize = Annotated[int, typer.Option("--block_size", min=2, help="Tokens in a
 Attention = Annotated[
     str | None, typer.Option("--attention", help="Attention: eager, sdpa; else the model's own.")
 ]
+Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes of a strategy.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, rows and dropout.")]
 Import = Annotated[
     str | None, typer.Option("--import", help="Module that registers strategies of your own.")
@@ -40,6 +42,19 @@ def import_strategies(module: str | None) -> None:
         raise ConfigurationError(
             [Problem(str(error), f"--import {module}", "name a module on PYTHONPATH")]
         ) from error
+
+
+def launcher_problems() -> list[Problem]:
+    """A problem if a launcher started several of this command, which starts its own processes."""
+    if launched_processes() == 1:
+        return []
+    return [
+        Problem(
+            f"a launcher started {launched_processes()} of this command",
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')}",
+            "start it once, without torchrun, and give --nproc",
+        )
+    ]
 
 
 @contextlib.contextmanager

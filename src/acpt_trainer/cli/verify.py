@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -15,18 +17,18 @@ from acpt_trainer.cli.common import (
     Import,
     Json,
     Model,
+    Processes,
     Seed,
     answer_alone,
     import_strategies,
+    launcher_problems,
 )
-from acpt_trainer.errors import Problem, raise_if_any
+from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
 from acpt_trainer.registry import get_strategy
-
-if TYPE_CHECKING:
-    from acpt_trainer.measure.parity import Verdict
 
 _COMPARED = ("fp32", "bf16")
 DIFFERS_STATUS = 1
+_PATIENCE = 3600.0
 
 
 def verify_strategy(
@@ -39,6 +41,7 @@ def verify_strategy(
     draws: Annotated[
         int, typer.Option("--draws", min=0, help="Losses drawn to compare dropout; 0: none.")
     ] = 24,
+    nproc: Processes = 1,
     attention: Attention = None,
     seed: Seed = 0,
     module: Import = None,
@@ -49,10 +52,14 @@ def verify_strategy(
     Loss, gradient of every parameter and what AdamW makes of it, without dropout; with dropout the
     distribution of the loss. Ends with status 1 and the first parameter that differs.
 
-    Example: acpt-trainer verify --model config.json --strategy ort --json
+    Examples:
+
+    acpt-trainer verify --model config.json --strategy ort --json
+
+    acpt-trainer verify --model config.json --strategy ds --nproc 2
     """
     import_strategies(module)
-    problems = []
+    problems = launcher_problems()
     if precision not in _COMPARED:
         problems.append(
             Problem(
@@ -64,48 +71,78 @@ def verify_strategy(
     if draws == 1:
         problems.append(Problem("one draw has no spread", "--draws 1", "draw 2 or more, or 0"))
     raise_if_any([*problems, *get_strategy(strategy).problems()], "Cannot compare")
-    from acpt_trainer.measure.parity import verify
-    from acpt_trainer.measure.reference import Request
-
-    request = Request(
-        model, strategy, precision, steps, batch_size, block_size, seed, draws, attention
-    )
-    with answer_alone():
-        verdict = verify(request, lambda line: typer.echo(line, err=True))
+    details = {
+        "model": model, "strategy": strategy, "precision": precision, "steps": steps,
+        "batch_size": batch_size, "block_size": block_size, "seed": seed, "draws": draws,
+        "attention": attention, "nproc": nproc,
+    }  # fmt: skip
+    found = _alone(details) if nproc == 1 else _together(details, module)
     if as_json:
-        typer.echo(json.dumps(verdict.to_dict(), indent=2))
+        typer.echo(json.dumps(found, indent=2))
     else:
-        for line in _lines(verdict):
+        for line in _lines(found):
             typer.echo(line)
-    if not verdict.holds:
+    if found["status"] != "holds":
         raise typer.Exit(DIFFERS_STATUS)
 
 
-def _lines(verdict: Verdict) -> Iterator[str]:
-    from acpt_trainer.measure.parity import worst
+def _alone(details: dict[str, Any]) -> dict[str, Any]:
+    """The verdict of this process."""
+    from acpt_trainer.measure.parity import verify
+    from acpt_trainer.measure.reference import Request
 
-    request, allowed = verdict.request, verdict.tolerance
+    with answer_alone():
+        return verify(Request(**details), lambda line: typer.echo(line, err=True)).to_dict()
+
+
+def _together(details: dict[str, Any], module: str | None) -> dict[str, Any]:
+    """The verdict of several processes; all find the same, and the first one's is given."""
+    from acpt_trainer.measure.crew import Worker, WorkerError
+
+    job = {"kind": "verifies", "imports": [module] if module else [], "request": details}
+    typer.echo(f"{details['nproc']} processes compare", err=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        worker = Worker(folder, job, details["nproc"], _PATIENCE)
+        try:
+            return worker.ask("verify")[0]
+        except WorkerError as error:
+            if error.status != "refused":
+                typer.echo((folder / "log.txt").read_text(errors="replace")[-4000:], err=True)
+            where = f"--strategy {details['strategy']} --nproc {details['nproc']}"
+            fix = error.fix or "see the log above"
+            raise ConfigurationError(
+                [Problem(error.reason, where, fix)], "Cannot compare"
+            ) from error
+        finally:
+            worker.close()
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    request, allowed = found["request"], found["tolerance"]
+    processes = "" if request["nproc"] == 1 else f", {request['nproc']} processes"
     yield (
-        f"{request.strategy} in {request.precision} against eager PyTorch in fp32, "
-        f"{request.steps} steps of {request.batch_size} x {request.block_size}"
+        f"{request['strategy']} in {request['precision']} against eager PyTorch in fp32, "
+        f"{request['steps']} steps of {request['batch_size']} x {request['block_size']}{processes}"
     )
     yield (
-        f"  tolerance   from a rounding of {allowed.unit_roundoff:.1e} over {allowed.depth} "
-        f"layers and {allowed.terms} terms"
+        f"  tolerance   from a rounding of {allowed['unit_roundoff']:.1e} over {allowed['depth']} "
+        f"layers and {allowed['terms']} terms"
     )
-    yield f"  loss        {verdict.loss:.1e} (at most {allowed.loss:.1e})"
-    for name, found in (("gradients", verdict.gradients), ("optimizer", verdict.results)):
-        least = worst(found)
-        value = found[least] if least else 0.0
+    loss = max(step["difference"] for step in found["losses"])
+    yield f"  loss        {loss:.1e} (at most {allowed['loss']:.1e})"
+    for title, kind in (("gradients", "gradient"), ("optimizer", "result")):
+        name, values = found[f"worst_{kind}"], found[f"{kind}s"]
+        worst = "none" if values[name] is None else f"{values[name]:.1e}"
         yield (
-            f"  {name:<11} {value:.1e} at worst of {len(found)}, {least} "
-            f"(at most {allowed.gradient:.1e})"
+            f"  {title:<11} {worst} at worst of {len(values)}, {name} "
+            f"(at most {allowed['gradient']:.1e})"
         )
-    yield f"  dropout     {verdict.dropout}"
-    if verdict.holds:
+    yield f"  dropout     {found['dropout']}"
+    if found["status"] == "holds":
         yield "parity holds"
         return
     yield "parity does not hold"
-    if verdict.first_differing_parameter:
-        yield f"  first differing parameter: {verdict.first_differing_parameter}"
-    yield from (f"  {fault}" for fault in verdict.faults)
+    if found["first_differing_parameter"]:
+        yield f"  first differing parameter: {found['first_differing_parameter']}"
+    yield from (f"  {fault}" for fault in found["faults"])

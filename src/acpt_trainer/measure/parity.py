@@ -111,7 +111,8 @@ def _compare_steps(request: Request, eager: Reference, verdict: Verdict, say: Sa
     )  # fmt: skip
     taken = Gradients(session.plain)
     for number, expected in enumerate(eager.losses):
-        loss = float(session.step(taken.complete).loss)
+        loss = float(session.mean(session.step(taken.complete).loss))
+        taken.average(session.mean)
         verdict.losses.append((expected, loss))
         if not relative(loss, expected) <= verdict.tolerance.loss:
             verdict.faults.append(
@@ -167,7 +168,7 @@ def _compare_dropout(request: Request, eager: Reference, verdict: Verdict, say: 
         eager.optimizer,
     )  # fmt: skip
     say(f"{request.strategy}, dropout: {request.draws} draws")
-    batch = next(batches(request, session.plain))
+    batch = next(batches(request, session.plain, request.batch_size))
     drawn = [float(session.model(**batch).loss.detach()) for _ in range(request.draws)]
     session.step()
     session.step()  # a strategy that did not run the first says so here

@@ -33,11 +33,12 @@ class Request:
         strategy: The strategy's name.
         precision: `fp32` or `bf16`; eager PyTorch computes in fp32 in either case.
         steps: Optimizer steps.
-        batch_size: Rows of a step.
+        batch_size: Rows of a process in a step.
         block_size: Tokens of a row.
         seed: Seed of weights, rows and dropout.
         draws: Losses drawn to compare dropout; 0 leaves it out.
         attention: Attention implementation; the model's own if None.
+        nproc: Processes of the strategy; each is compared with eager PyTorch on all their rows.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Request:
     seed: int = 0
     draws: int = 24
     attention: str | None = None
+    nproc: int = 1
 
     def build(self, dropout: bool) -> nn.Module:
         """The model, the same weights each time."""
@@ -57,7 +59,7 @@ class Request:
 
     def rows(self, model: nn.Module) -> Rows:
         """The data."""
-        return Rows(model, self.block_size, self.batch_size, seed=self.seed)
+        return Rows(model, self.block_size, self.batch_size * self.nproc, seed=self.seed)
 
 
 class Reference:
@@ -70,7 +72,8 @@ class Reference:
         self.start = weights(model)
         self.tolerance = tolerance_for(model, request.precision)
         optimizer: torch.optim.Optimizer | None = None
-        for number, batch in zip(range(request.steps), batches(request, model), strict=False):
+        rows = request.batch_size * request.nproc
+        for number, batch in zip(range(request.steps), batches(request, model, rows), strict=False):
             loss = model(**batch).loss
             loss.backward()
             self.losses.append(_finite(float(loss.detach()), number + 1))
@@ -103,15 +106,15 @@ class Reference:
 
     def _draw(self, say: Say) -> list[float]:
         model = self.request.build(dropout=True).train().to(device())
-        batch = next(batches(self.request, model))
+        batch = next(batches(self.request, model, self.request.batch_size))
         say(f"eager PyTorch, dropout: {self.request.draws} draws")
         with torch.no_grad():
             return [float(model(**batch).loss) for _ in range(self.request.draws)]
 
 
-def batches(request: Request, model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches of the steps, where the model is."""
-    for batch in DataLoader(request.rows(model), batch_size=request.batch_size):
+def batches(request: Request, model: nn.Module, rows: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of so many rows, where the model is."""
+    for batch in DataLoader(request.rows(model), batch_size=rows):
         yield {name: value.to(device()) for name, value in batch.items()}
 
 

@@ -149,6 +149,12 @@ class Session:
         rows = len(next(iter(batch.values())))
         return Step(loss.detach(), rows, 0 if ids is None else ids.numel(), spent)
 
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over the processes."""
+        moved = value.to(self.accelerator.device)
+        averaged: torch.Tensor = self.accelerator.reduce(moved, reduction="mean")
+        return averaged
+
     def report(self) -> StrategyReport:
         """What really ran."""
         return strategy_report(self.accelerator)

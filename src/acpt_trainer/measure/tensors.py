@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -16,18 +16,32 @@ class Gradients:
 
     def __init__(self, model: nn.Module) -> None:
         self.values: Tensors = {}
+        self._own: set[str] = set()
         self._parameters = dict(trained(model))
         for name, parameter in self._parameters.items():
             parameter.register_hook(partial(self._note, name))
 
     def _note(self, name: str, gradient: torch.Tensor) -> None:
         self.values[name] = whole(gradient)
+        self._own.add(name)
 
     def complete(self) -> None:
         """Adds those of parameters that are sharded, where the hook does not see them."""
         for name, parameter in self._parameters.items():
             if name not in self.values and parameter.grad is not None:
                 self.values[name] = whole(parameter.grad)
+
+    def average(self, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Averages over the processes what each has of its own rows: the gradient of all rows.
+
+        Args:
+            mean: Gives the mean over the processes.
+        """
+        for name in self._parameters:  # in the same order in each process
+            own = self.values.get(name)
+            if name in self._own and own is not None:
+                self.values[name] = mean(own).cpu()
+        self._own.clear()
 
 
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

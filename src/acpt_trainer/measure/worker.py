@@ -23,6 +23,8 @@ from acpt_trainer.measure.machine import machine
 from acpt_trainer.measure.mailbox import answer, question, read_json, wait_for, write_json
 from acpt_trainer.measure.memory import peak_memory_mb
 from acpt_trainer.measure.models import load_model, sample_batch
+from acpt_trainer.measure.parity import verify
+from acpt_trainer.measure.reference import Request
 from acpt_trainer.measure.session import Rows, Session, Step
 
 Answer = dict[str, Any]
@@ -111,6 +113,17 @@ class Probes:
         return {"rate": matmul_rate(precision, self.device, seconds)}
 
 
+class Verifies:
+    """Compares a strategy with eager PyTorch, all processes together."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.request = Request(**job["request"])
+
+    def verify(self) -> Answer:
+        """The verdict."""
+        return verify(self.request, print).to_dict()
+
+
 def _fault(error: Exception) -> Answer:
     """An error as an answer: what a user can mend is `refused`."""
     problems = error.problems if isinstance(error, ConfigurationError) else ()
@@ -129,7 +142,7 @@ def serve(folder: Path, rank: int, alive: Callable[[], bool]) -> None:
     job = read_json(folder / "job.json")
     for module in job["imports"]:
         importlib.import_module(module)
-    works = {"trains": Trains, "probes": Probes}[job["kind"]](job)
+    works = {"trains": Trains, "probes": Probes, "verifies": Verifies}[job["kind"]](job)
     number = 0
     while (asked := wait_for(question(folder, number), alive)) and asked["do"] != "stop":
         try:
