@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import signal
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from homer.azure import errors
 from homer.azure.deploy_spec import DeploySpec
 from homer.azure.deployment import Deployment, endpoints, newest_model, remove
-from homer.azure.errors import AzureError, reported
+from homer.azure.errors import AzureError, not_installed, reported
 from homer.azure.job import MODEL_NAME
 from homer.azure.scoring import PROMPT, ScoringError, ask
 from homer.azure.workspace import WorkspaceConfig, load_workspace
@@ -175,16 +174,10 @@ def serve_here(args: argparse.Namespace) -> None:
 
 def option_problems(args: argparse.Namespace) -> list[Problem]:
     """What is not installed, not there, or cannot be asked."""
-    found = []
-    module, extra = ("azure.ai.ml", "aml") if args.local is None else (
-        "azureml_inference_server_http", "serve")  # fmt: skip
-    try:
-        missing = importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:
-        missing = True
-    if missing:
-        what = f"the package {module.replace('.', '-').replace('_', '-')} is not installed"
-        found.append(Problem(what, "this Python", f"pip install 'acpt-trainer[{extra}]'"))
+    needs = ("azure.ai.ml", "aml")
+    if args.local is not None:
+        needs = ("azureml_inference_server_http", "serve")
+    found = not_installed(*needs)
     if not args.prompt or not args.prompt.isprintable():
         found.append(Problem("it is empty, or no plain text", "--prompt", "give some words"))
     if args.local is not None and not args.local.is_dir():

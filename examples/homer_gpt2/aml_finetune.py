@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homer.azure import errors
-from homer.azure.errors import AzureError, reported
+from homer.azure.errors import AzureError, not_installed, reported
 from homer.azure.job import EXPERIMENT, MODEL_NAME, RUN_CONFIGS, JobSpec
 from homer.azure.staging import data_problems, stage
 from homer.azure.workspace import WorkspaceConfig, load_workspace
@@ -89,8 +89,9 @@ def connected(
     config: WorkspaceConfig | None, spec: JobSpec, problems: list[Problem], debug: bool
 ) -> tuple[MLClient, WorkspaceConfig]:
     """Asks Azure about workspace and compute; all problems end in one error, before any upload."""
-    if config is None:
-        raise ConfigurationError(problems, _CANNOT)
+    absent = not_installed("azure.ai.ml", "aml")
+    if config is None or absent:
+        raise ConfigurationError([*problems, *absent], _CANNOT)
     from homer.azure.client import connect
     from homer.azure.preflight import check_compute
 

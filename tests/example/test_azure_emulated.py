@@ -97,3 +97,15 @@ def test_contract_lines_from_training_to_deletion(
     assert [r for r in deleted.requests if r["method"] == "DELETE"]
     assert "is still there" not in deleted.done.stdout
     assert deployed.refused == deleted.refused == []
+
+
+@pytest.mark.long
+@pytest.mark.distributed
+def test_local_trains_here_without_azure(emulated: Emulated) -> None:
+    options = "--block_size 64 --batch_size 2 --max_steps 4 --run_config ds --nproc_per_node 2"
+    run = emulated(f"HF_HUB_OFFLINE=1 python aml_finetune.py {options} --local")
+    assert run.done.returncode == 0, run.shown
+    assert run.requests == []
+    (model,) = (emulated.example / "outputs" / "local").glob("ds-*/model")
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert (metrics["world_size"], metrics["strategy"]["status"]) == (2, "engaged")

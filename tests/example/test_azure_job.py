@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from finetune_runs import EXAMPLE, Workspace, environment
 from homer.azure import staging
+from homer.azure.errors import not_installed
 from homer.azure.job import RUN_CONFIGS, JobSpec
 from homer.azure.workspace import load_workspace
 
@@ -146,6 +148,22 @@ def test_help_loads_no_azure(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_missing_sdk_is_told_with_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(aml_finetune, "not_installed", lambda *_: not_installed("no.such", "aml"))
+    assert call("--ws_config", str(tmp_path / "no.json"), "--compute", "gpu") == 2
+    error = capsys.readouterr().err
+    assert "no.json" in error
+    assert "pip install 'acpt-trainer[aml]'" in error
+
+
+@pytest.mark.parametrize("module", ["no_such", "no_such.part", "json.no_such"])
+def test_module_that_is_missing_is_a_problem(module: str) -> None:
+    assert len(not_installed(module, "aml")) == 1
+    assert not_installed("json.decoder", "aml") == []
+
+
 def test_workspace_and_compute_are_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--run_config", "ort") == 2
     assert "--ws_config, --compute" in capsys.readouterr().err
@@ -172,6 +190,26 @@ def test_dry_run_writes_what_az_submits(
     shown = capsys.readouterr().out
     assert f"az ml job create -f {written / 'job.yml'} --subscription" in shown
     assert call(*options) == 0
+
+
+def test_image_is_pinned_and_copies_what_is_staged() -> None:
+    lines = (EXAMPLE / "environment" / "Dockerfile").read_text().splitlines()
+    (base,) = (line.split()[1] for line in lines if line.startswith("FROM "))
+    assert re.fullmatch(r"mcr\.microsoft\.com/aifx/acpt/[a-z0-9-]+:biweekly\.\d{6}\.\d", base)
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert sorted(copied) == ["constraints.txt", "requirements.txt"]
+    assert "python=3.11" in "".join(lines)
+
+
+def test_how_to_has_every_option() -> None:
+    page = EXAMPLE.parents[1] / "docs" / "how-to" / "azure.md"
+    shown = subprocess.run(
+        [sys.executable, "aml_finetune.py", "--help"], cwd=EXAMPLE, env=environment(Path("none")),
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    options = set(re.findall(r"^  (--\w+)", shown, re.MULTILINE))
+    assert len(options) >= 12
+    assert {name for name in options if f"| `{name}" not in page.read_text()} == set()
 
 
 def test_all_problems_come_in_one_message_without_azure(

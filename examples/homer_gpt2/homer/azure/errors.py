@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,23 @@ class AzureError(ConfigurationError):
     ) -> None:
         super().__init__(problems, headline)
         self.status = status
+
+
+def not_installed(module: str, extra: str) -> list[Problem]:
+    """The problem that a module is missing, looked for without loading it.
+
+    Args:
+        module: Its dotted name.
+        extra: The extra of the package that brings it.
+    """
+    try:
+        missing = importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:  # not even the package around it
+        missing = True
+    if not missing:
+        return []
+    what = f"the module {module} is not installed"
+    return [Problem(what, "this Python", f"pip install 'acpt-trainer[{extra}]'")]
 
 
 @contextlib.contextmanager

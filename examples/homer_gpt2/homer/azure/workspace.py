@@ -63,7 +63,7 @@ def load_workspace(path: Path) -> WorkspaceConfig:
     except ValueError as error:
         raise_if_any([Problem(f"not a JSON file: {error}", where, fix)], headline)
     raise_if_any(_content_problems(content, where, fix), headline)
-    return WorkspaceConfig(*(content[key] for key in KEYS), path=path)
+    return WorkspaceConfig(*(content[key] for key in KEYS), path)
 
 
 def _content_problems(content: object, where: str, fix: str) -> list[Problem]:
