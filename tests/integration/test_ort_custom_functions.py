@@ -113,6 +113,18 @@ class Marked(Function):
         return 7 * grad
 
 
+class Turned(Function):
+    """Its output and its gradient are views whose numbers do not stand in order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.t()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad.t()
+
+
 def scaled_by(factor: float) -> type[Function]:
     """Functions that share one name."""
 
@@ -155,6 +167,7 @@ CASES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "in_place": written,
     "not_differentiable": marked,
     "same_name": lambda h, w: HALF.apply(h) + THRICE.apply(h * w),
+    "transposed": lambda h, w: Turned.apply(Turned.apply(h) * 2),
     "several": lambda h, w: Scaled.apply(Reversed.apply(Scaled.apply(Rounded.apply(h)), 2.0)),
 }
 

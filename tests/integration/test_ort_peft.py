@@ -77,6 +77,8 @@ FURTHER: dict[str, peft.PeftConfig] = {
     "hra": peft.HRAConfig(r=4, **ATTENTION),
     "delora": peft.DeloraConfig(r=4, **ATTENTION),
     "miss": peft.MissConfig(r=4, **ATTENTION),
+    "c3a": peft.C3AConfig(block_size=8, **ATTENTION),
+    "randlora": peft.RandLoraConfig(r=4, **ATTENTION),
     "gralora": peft.GraloraConfig(r=4, gralora_k=2, **ATTENTION),
 }
 REFUSED: dict[str, tuple[peft.PeftConfig, str]] = {

@@ -73,6 +73,7 @@ _NODES = "since 2.13 torch holds autograd nodes by intrusive_ptr, no longer by s
 _DLPACK = "torch no longer exports tensor_fromDLPack"
 _HIDDEN = "torch no longer exports the type of Python's autograd nodes, so it cannot be cast to"
 _SHAPES = "the shapes of the first call were used for ever, and batches differ"
+_STRIDES = "ONNX Runtime takes tensors whose numbers stand in order, and not one that is transposed"
 _NOISE = "a user can do nothing about the note, and stdout belongs to the user's program"
 
 _CAPSULE = """void dlpack_capsule_destructor(PyObject* data);
@@ -193,6 +194,14 @@ INTEROP = Extension(
             "#include <torch/csrc/utils/tensor_new.h>",
             "#include <torch/csrc/utils/tensor_new.h>\n"
             "#include <torch/csrc/autograd/python_function.h>",
+        ),
+        *(
+            Edit(
+                f"custom_function_{way}.cc", "tensors in order", _STRIDES,
+                "at::toDLPack(THPVariable_Unpack(obj))",
+                "at::toDLPack(THPVariable_Unpack(obj).contiguous())",
+            )
+            for way in ("fw", "bw")
         ),
         Edit(
             "custom_function_shared.cc", "no note that an output is copied", _NOISE,
