@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from model_needs import DRAWS_NEEDED, MODELS_NEEDED
-from models.expressions import Expression, numbers, same_as_pytorch
+from models.expressions import Expression, fused, numbers, same_as_pytorch
 from operator_needs import OPERATORS_NEEDED
 from reading_needs import READING_NEEDED
 from torch import nn
@@ -496,6 +496,7 @@ needs_each(
     amax=lambda y: y.amax(-1, keepdim=True),
     amin=lambda y: y.amin((0, 1)),
     layer_norm=lambda y: functional.layer_norm(y, (6,)),
+    log_softmax=lambda y: y.log_softmax(0),
     rms_norm=lambda y: functional.rms_norm(y, (6,), torch.ones(6) * 2),
     linalg_norm=lambda y: torch.linalg.norm(y, dim=0),
     kron=lambda y: torch.kron(y, y[:1])[:, :6],
@@ -533,6 +534,9 @@ def convolves_within_its_memory(padding: int | str) -> None:
 SYMBOLICS_NEEDED |= DRAWS_NEEDED | OPERATORS_NEEDED
 SYMBOLICS_NEEDED["_convolution"] = partial(convolves_within_its_memory, 1)
 SYMBOLICS_NEEDED["_convolution_mode"] = partial(convolves_within_its_memory, "same")
+SYMBOLICS_NEEDED["gelu"] = partial(
+    fused, "FastGelu", True, lambda w, x: functional.gelu(x @ w, approximate="tanh")
+)
 
 # --- gradients -----------------------------------------------------------------------------------
 
@@ -548,6 +552,13 @@ GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {
         )
         for name in ("sign", "floor", "ceil", "round")
     },
+    # Right without it, and slow.
+    "com.microsoft::FastGelu": partial(
+        fused, "FastGeluGrad", False, lambda w, x: functional.gelu(x @ w, approximate="tanh")
+    ),
+    "::LogSoftmax": partial(
+        fused, "LogSoftmaxGrad_13", False, lambda w, x: (x @ w).log_softmax(-1)
+    ),
 }
 
 # --- trying them ---------------------------------------------------------------------------------

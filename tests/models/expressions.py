@@ -24,8 +24,12 @@ class Expression(nn.Module):
 
 def same_as_pytorch(
     expression: Callable[..., Any], shape: Sequence[int], *inputs: torch.Tensor
-) -> None:
-    """Asserts that values and gradient are PyTorch's, and that ONNX Runtime computed them."""
+) -> Any:
+    """Asserts that values and gradient are PyTorch's, and that ONNX Runtime computed them.
+
+    Returns:
+        The forward pass of ONNX Runtime.
+    """
     from acpt_trainer.ort.forward import attach
 
     model = Expression(expression, *shape)
@@ -43,6 +47,14 @@ def same_as_pytorch(
     assert forward.calls == len(inputs)
     gradients = (model.weight.grad, reference.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return forward
+
+
+def fused(operator: str, there: bool, expression: Callable[..., Any]) -> None:
+    """Asserts, beside the numbers, whether the training graph has a fused operator."""
+    forward = same_as_pytorch(expression, (4, 6), numbers(3, 4))
+    (graph,) = forward.graphs.values()
+    assert (operator in graph.summary.fused_ops) is there, graph.summary.fused_ops
 
 
 def numbers(*shape: int) -> torch.Tensor:

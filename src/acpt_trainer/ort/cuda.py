@@ -34,6 +34,13 @@ OLDEST, NEWEST = (6, 0), (9, 0)
 """Compute capabilities that CUDA 11.8's libraries have machine code for."""
 
 
+def has_cuda() -> bool:
+    """Whether the installed build of ONNX Runtime has kernels for a GPU."""
+    import onnxruntime
+
+    return PROVIDER in onnxruntime.get_available_providers()
+
+
 def load_libraries() -> list[str]:
     """Loads the libraries of CUDA 11, so that the provider finds them when it is loaded.
 

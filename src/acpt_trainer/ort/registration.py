@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from acpt_trainer.ort.gradients import definitions
 from acpt_trainer.ort.symbolics import (
     activations,
     attention,
@@ -46,6 +47,7 @@ ATEN_SYMBOLICS = (
 )
 
 ACTIVATION_SYMBOLICS = (
+    "gelu",
     "pow",
     "softplus",
     "log_sigmoid",
@@ -76,16 +78,6 @@ RANDOM_SYMBOLICS = (
 DISTANCES = ("cdist", "pairwise_distance")
 NLL = ("nll_loss", "nll_loss2d", "nll_loss_nd")
 REFUSED_RANDOM = ("normal", "rrelu")
-
-
-def _zero_gradient() -> Sequence[Any]:
-    """Zero, also where what comes in is infinite or not a number."""
-    zero = {"value": {"value": 0.0, "dtype": "IElemType(0)", "is_tensor": True}}
-    return [
-        ("Constant", [], ["zero"], zero),
-        ("Shape", ["I(0)"], ["shape"]),
-        ("Expand", ["zero", "shape"], ["GI(0)"]),
-    ]
 
 
 def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
@@ -125,6 +117,7 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "aten::cosine_similarity": distances.cosine_similarity,
         **{f"aten::{name}": distances.of_even_powers(name) for name in DISTANCES},
         "aten::repeat_interleave": sequences.repeat_interleave,
+        "aten::log_softmax": normalization.log_softmax,
         "aten::layer_norm": normalization.layer_norm,
         "aten::rms_norm": normalization.rms_norm,
         "aten::linalg_norm": normalization.linalg_norm,
@@ -146,12 +139,6 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
     }
 
 
-def _cumulative_gradient() -> Sequence[Any]:
-    """Each element is in all sums from its place on: summed from the end."""
-    reverse = {"reverse": {"value": 1, "dtype": "int"}}
-    return [("CumSum", ["GO(0)", "I(1)"], ["GI(0)"], reverse)]
-
-
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
     """Holds our symbolics in torch's exporter and in ORTModule's registry, and takes them out.
@@ -168,9 +155,9 @@ def registered() -> Iterator[None]:
     gradients = _custom_gradient_registry.CustomGradientRegistry
     upstream = dict(registry._SYMBOLICS)
     registry._SYMBOLICS = _symbolics(upstream)
-    for name in ("Sign", "Floor", "Ceil", "Round"):
-        gradients.register("", name, (), _zero_gradient)
-    gradients.register("", "CumSum", (), _cumulative_gradient)
+    known = dict(gradients._GRADIENTS)
+    for key, definition in definitions().items():
+        gradients.register(*key.split("::"), (), lambda nodes=definition: nodes)
     try:
         yield  # ORTModule registers what it finds in the two registries when it is constructed.
     finally:
@@ -178,3 +165,4 @@ def registered() -> Iterator[None]:
             with contextlib.suppress(ValueError, KeyError):
                 unregister_custom_op_symbolic(name, OPSET)
         registry._SYMBOLICS = upstream
+        gradients._GRADIENTS = known

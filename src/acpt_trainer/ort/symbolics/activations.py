@@ -37,6 +37,14 @@ def pow(g: Any, self: Any, exponent: Any) -> Any:
     return g.op("Exp", g.op("Mul", exponent, log))
 
 
+def gelu(g: Any, self: Any, approximate: Any = None) -> Any:
+    """`gelu` as ONNX Runtime's own operator: its fusion finds only some of the usual forms."""
+    tanh = values.given(approximate) and values.helper()._get_const(approximate, "s", "") == "tanh"
+    out = g.op(f"com.microsoft::{'FastGelu' if tanh else 'Gelu'}", self)
+    out.setType(self.type())
+    return out
+
+
 def softplus(g: Any, self: Any, beta: Any = None, threshold: Any = None) -> Any:
     """`softplus` as `log(exp(x) + 1)` up to the threshold and x beyond: `Softplus` has no gradient.
 

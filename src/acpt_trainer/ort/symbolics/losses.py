@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from acpt_trainer.ort.cuda import has_cuda
 from acpt_trainer.ort.symbolics import values
+from acpt_trainer.ort.symbolics.normalization import log_softmax
 from acpt_trainer.ort.symbolics.selection import detach, gather, where
 
 _REDUCTIONS = ("none", "mean", "sum")
@@ -92,7 +94,8 @@ def _where_counted(g: Any, labels: _Labels, losses: Any, scores: Any) -> Any:
 def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
     """`cross_entropy_loss` as ORTModule exports it, with its labels looked at.
 
-    With smoothing, or with probabilities for labels, which ORTModule refuses, made of `LogSoftmax`.
+    Made of `LogSoftmax` with smoothing, with probabilities for labels, which ORTModule refuses, and
+    on a CPU, where the kernels of the whole are several times slower.
     """
 
     def symbolic(
@@ -112,6 +115,8 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
         labels = _labels(g, scores, target, weight, ignore_index)
         if smoothing:
             return _smoothed(g, scores, weight, labels, way, smoothing)
+        if not has_cuda():
+            return _picked(g, log_softmax(g, scores, 1), labels, way)
         loss = upstream(g, scores, target, weight, reduction, ignore_index, label_smoothing)
         if way == "mean":
             out = g.op("Mul", loss, g.op("Div", labels.total, labels.total))  # 1, or not a number
@@ -122,12 +127,6 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
         return out
 
     return symbolic
-
-
-def _log_softmax(g: Any, scores: Any) -> Any:
-    out = g.op("LogSoftmax", scores, axis_i=1)
-    out.setType(scores.type())
-    return out
 
 
 def _weighted(g: Any, scores: Any, weight: Any) -> Any:
@@ -143,7 +142,7 @@ def _smoothed(
     g: Any, scores: Any, weight: Any, labels: _Labels, reduction: str, smoothing: float
 ) -> Any:
     dtype, onnx_type = values.scalar_type(scores).dtype(), values.scalar_type(scores).onnx_type()
-    logarithms = _log_softmax(g, scores)
+    logarithms = log_softmax(g, scores, 1)
     every = values.helper()._reducesum_helper(
         g, _weighted(g, logarithms, weight), axes_i=[1], keepdims_i=0
     )
@@ -167,7 +166,7 @@ def _of_probabilities(
         classes = g.op("Cast", _classes(g, scores), to_i=onnx_type)
         target = g.op("Mul", target, values.constant(g, 1 - smoothing, dtype))
         target = g.op("Add", target, g.op("Div", values.constant(g, smoothing, dtype), classes))
-    product = g.op("Mul", _weighted(g, _log_softmax(g, scores), weight), target)
+    product = g.op("Mul", _weighted(g, log_softmax(g, scores, 1), weight), target)
     losses = g.op("Neg", values.helper()._reducesum_helper(g, product, axes_i=[1], keepdims_i=0))
     number = g.op("Cast", g.op("Size", losses), to_i=onnx_type)
     return _reduced(g, losses, reduction, number)

@@ -54,7 +54,11 @@ def masked_fill(g: Any, self: Any, mask: Any, value: Any) -> Any:
         self = g.op("Expand", self, g.op("Shape", mask))
         self.setType(kind.with_sizes(None))
     if value.node().kind() in ("onnx::Constant", "prim::Constant"):
-        return opset9.masked_fill(g, self, mask, value)
+        out = opset9.masked_fill(g, self, mask, value)
+        # Otherwise the exporter takes the sizes of the trace for the sizes of every batch.
+        kind = node.outputsAt(0).type()
+        out.setType(kind.with_sizes([None] * len(kind.sizes())))
+        return out
     return where(g, mask, g.op("Cast", value, to_i=values.scalar_type(self).onnx_type()), self)
 
 

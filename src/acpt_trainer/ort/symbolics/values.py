@@ -38,6 +38,16 @@ def constant(g: Any, value: Any, dtype: Any) -> Any:
     return g.op("Constant", value_t=torch.tensor(value, dtype=dtype))
 
 
+def cast(g: Any, value: Any, number: int) -> Any:
+    """A value in the dtype that has a number in PyTorch."""
+    from torch.onnx._internal.torchscript_exporter._type_utils import JitScalarType
+
+    kind = JitScalarType(number)
+    out = g.op("Cast", value, to_i=kind.onnx_type())
+    out.setType(value.type().with_dtype(kind.dtype()))
+    return out
+
+
 def given(value: Any) -> bool:
     """Whether an optional argument was given."""
     return value is not None and not helper()._is_none(value)
