@@ -203,6 +203,31 @@ def test_compile_switches_the_key_value_cache_off_while_training() -> None:
     assert model.cached == [False, True, None, None]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compile_shares_one_graph_between_the_layers_of_a_language_model(
+    checkpointing: bool,
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=16, n_positions=8)
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    config.bos_token_id = config.eos_token_id = 0
+    model = GPT2LMHeadModel(config).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    plain, ids = copy.deepcopy(model), torch.arange(12).reshape(2, 6)
+    strategy = compiled(model)
+    for each in (model, plain):
+        each(input_ids=ids, labels=ids).loss.backward()
+
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    status = strategy.status()
+    assert status.status is Status.ENGAGED
+    # With its key-value cache each layer would be a graph of its own.
+    assert (status.evidence["graphs"], status.evidence["recompiles"]) == (1, [])
+
+
 def test_compile_refuses_what_switches_it_off() -> None:
     with torch._dynamo.config.patch(suppress_errors=True, disable=True):
         first, second = CompileStrategy().problems(CPU)

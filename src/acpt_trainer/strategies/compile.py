@@ -73,7 +73,7 @@ class CompileStrategy(AcceleratorStrategy):
     conflicts: ClassVar[dict[str, str]] = {"ort": "both swap the model's forward pass"}
 
     def __init__(
-        self, regions: str | None = None, dynamic: bool | None = None, max_graphs: int = 16
+        self, regions: str | None = None, dynamic: bool | None = None, max_graphs: int = 32
     ) -> None:
         self.regions = regions
         self.dynamic = dynamic
