@@ -18,6 +18,8 @@ for folder in (EXAMPLE / "serving", EXAMPLE):
 
 from azure_runs import Emulated, make_emulated  # noqa: E402  (needs the path above)
 from finetune_runs import Runs, Workspace, make_workspace  # noqa: E402
+from homer.azure.emulator import Emulator  # noqa: E402
+from submit_runs import Submit  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +57,33 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def emulated(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     """A copy of the example to run command lines in, against the emulator of Azure ML."""
     return make_emulated(workspace, tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(scope="session")
+def submit_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """The emulator that `submit` talks to."""
+    with Emulator(tmp_path_factory.mktemp("submit")) as made:
+        yield made
+
+
+@pytest.fixture
+def submit(
+    submit_emulator: Emulator,
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Submit:
+    """Calls `aml_finetune.py` in this process, with the prepared text of the workspace."""
+    from homer.azure import staging
+
+    monkeypatch.setattr(staging, "DATA", workspace.folder)
+    for name, value in submit_emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    # The SDK notes the branch and commit of the current folder.
+    monkeypatch.chdir(tmp_path)
+    # Leaves out the address that only virtual machines of Azure have.
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    return Submit(submit_emulator, tmp_path)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ _LINE = (
     "python aml_finetune.py --ws_config {config} --compute gpu8 --run_config {run_config} "
     "--nnode {nnode} --nproc_per_node {processes} --block_size 64 --batch_size 2 --max_steps 4"
 )
-_PREEMPTED = [{"match": "PUT .*/jobs/", "job": {"preempt": "checkpoints/checkpoint-2/trainer_s*"}}]
+# Any checkpoint: the oldest is deleted again while the job runs.
+_PREEMPT = {"preempt": "checkpoints/checkpoint-*/trainer_state.json"}
+_PREEMPTED = [{"match": "PUT .*/jobs/", "job": _PREEMPT}]
 
 
 def submitted(run: Run) -> dict[str, Any]:
