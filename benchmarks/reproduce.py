@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,11 +127,15 @@ def measure(name: str, figure: Figure, overwrite: bool) -> None:
     command += ["--model", str(HERE / "configs" / f"{figure.model}.json")]
     command += ["--strategies", figure.strategies, *figure.options, "--output_dir", str(out)]
     print(f"== {name}: acpt-trainer {' '.join(command[3:])}", flush=True)
-    done = subprocess.run(command + (["--overwrite"] if overwrite else []), check=False)
+    with tempfile.TemporaryDirectory() as cache:  # a first step is the first one ever
+        environment = {**os.environ, "ACPT_TRAINER_CACHE": cache}
+        environment.pop("OMP_NUM_THREADS", None)  # all cores
+        command += ["--overwrite"] if overwrite else []
+        done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
         sys.exit(f"{name} could not be measured: exit status {done.returncode}")
-    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    found["request"]["model"] = f"benchmarks/configs/{figure.model}.json"  # no path of a machine
+    text = (out / "results.json").read_text(encoding="utf-8")
+    found = json.loads(text.replace(f"{HERE.parent}/", ""))  # no path of a machine
     kept = HERE / "results" / f"bench_{name}.json"
     kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

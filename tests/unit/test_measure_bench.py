@@ -54,7 +54,8 @@ def filled(folder: Path) -> Figures:
     slow, fast, broken = made = entries("slow", "fast", "broken")
     store = Store(folder, BenchRequest("m", made, batch_size=4, steps=4, rounds=2))
     store.put("facts", {
-        "machine": {"cpu": {"model": "c", "cores": 2}, "cuda": [], "versions": {"torch": "2"}},
+        "machine": {"cpu": {"model": "c", "cores": 2}, "cuda": [], "load_before": 0.1,
+                    "versions": {"torch": "2"}},
         "flops_per_sample": 10.0, "parameters": 5, "model": "M",
     })  # fmt: skip
     store.put("start", started(1.0), slow)

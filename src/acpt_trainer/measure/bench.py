@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from acpt_trainer.measure.crew import Worker, WorkerError
 from acpt_trainer.measure.entry import BenchRequest, Entry
 from acpt_trainer.measure.store import Store
 
-_RATE_SECONDS = 0.5
+_RATE_SECONDS = 1.0
 
 Say = Callable[[str], None]
 
@@ -37,6 +38,7 @@ def run(request: BenchRequest, store: Store, timeout: float, say: Say) -> None:
     if not waiting and store.get("facts") is not None:
         say("everything is measured already")
         return
+    load = os.getloadavg()[0]  # before this adds to it
     with contextlib.ExitStack() as stack:
         job = {**request.job(request.entries[0]), "kind": "probes"}
         probe = _start(store.turns / "0-probe", job, 1, timeout, stack)
@@ -48,7 +50,7 @@ def run(request: BenchRequest, store: Store, timeout: float, say: Say) -> None:
         for entry in waiting:
             if _asked(store, entry, workers[entry.label], say, "ready") is None:
                 del workers[entry.label]
-        _facts(store, probe, say)
+        _facts(store, probe, load, say)
         for entry in waiting:
             if entry.label in workers and not _entered(store, entry, workers[entry.label], say):
                 del workers[entry.label]
@@ -68,12 +70,14 @@ def _start(
     return worker
 
 
-def _facts(store: Store, probe: Worker, say: Say) -> None:
+def _facts(store: Store, probe: Worker, load: float, say: Say) -> None:
     """Asks for the machine and the model; a model that eager PyTorch cannot train ends it all."""
     if store.get("facts") is not None:
         return
     say("the machine, and the operations of a step in eager PyTorch")
-    store.put("facts", _probed(store, probe, "facts"))
+    facts = _probed(store, probe, "facts")
+    facts["machine"]["load_before"] = round(load, 2)
+    store.put("facts", facts)
 
 
 def _probed(store: Store, probe: Worker, do: str, **details: Any) -> dict[str, Any]:

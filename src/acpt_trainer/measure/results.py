@@ -66,6 +66,7 @@ def _data(request: dict[str, Any]) -> str:
 def _machine(machine: dict[str, Any]) -> str:
     versions, devices = machine["versions"], machine["cuda"]
     cpu = f"{machine['cpu']['model']}, {machine['cpu']['cores']} cores"
+    cpu += f" (load before: {machine['load_before']})"
     kept = ("torch", "transformers", "accelerate", "deepspeed", "onnxruntime-training-cpu",
             "onnxruntime-training")  # fmt: skip
     named = ", ".join(f"{name} {versions[name]}" for name in kept if name in versions)
