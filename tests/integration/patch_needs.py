@@ -145,6 +145,10 @@ def takes_an_export_from_the_cache() -> None:
             assert graph.cache_use == expected, f"not a {expected}"
 
 
+def gives_unused_parts_no_gradient() -> None:
+    same_as_pytorch(lambda w, x: (w * x).unbind(-1)[1], (4, 6), numbers(4, 6))
+
+
 def builds_one_session() -> None:
     patches.start()
     from onnxruntime.training.ortmodule import _training_manager
@@ -274,6 +278,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "told-outputs": Need(runs_the_model_once, "the model was run 2 times with data"),
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "kept-promises": Need(refuses_a_second_backward, "has no attribute 'state'"),
+    "split-gradients": Need(gives_unused_parts_no_gradient, "are not close"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "gradient-flow": Need(follows_autograd, "does not require grad"),
     "gradient-cuts": Need(ends_gradients_at_cuts, "no gradient for the operator Shrink"),

@@ -43,7 +43,7 @@ def same_as_pytorch(
             weights = torch.linspace(0.5, 1.5, value.numel()).view_as(value)
             (value * weights).sum().backward()
             values.append(value.detach())
-        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5, equal_nan=True)
     assert forward.calls == len(inputs)
     gradients = (model.weight.grad, reference.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5, equal_nan=True)

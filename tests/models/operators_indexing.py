@@ -133,9 +133,7 @@ OPERATORS: dict[str, Operator] = {
     "embedding (negative padding)": of_weight(
         lambda w, x: F.embedding(x, w, padding_idx=-1), (5, 4), *IDS
     ),
-    "embedding (max_norm)": of_weight(
-        lambda w, x: F.embedding(x, w * 1, max_norm=1.0), (5, 4), *IDS
-    ),
+    "embedding (max_norm)": of_weight(lambda w, x: F.embedding(x, w, max_norm=1.0), (5, 4), *IDS),
     "embedding (scale_grad_by_freq)": of_weight(
         lambda w, x: F.embedding(x, w, scale_grad_by_freq=True), (5, 4), *IDS
     ),

@@ -158,6 +158,7 @@ OPERATORS: dict[str, Operator] = {
     "LSTM (two layers)": recurrent(nn.LSTM, num_layers=2),
     "GRU": recurrent(nn.GRU),
     "RNN": recurrent(nn.RNN),
+    "RNN (relu)": recurrent(nn.RNN, nonlinearity="relu"),
     "LSTM, trained": of_product(
         lambda y: torch.lstm(
             y, (y.new_zeros(1, y.shape[0], 2), y.new_zeros(1, y.shape[0], 2)),

@@ -100,6 +100,14 @@ OPERATORS: dict[str, Operator] = {
 } | {
     name: of_images(function)
     for name, function in {
+        "part of a product": lambda x: x.unbind(-1)[1],
+        "small part of a product": lambda x: x.split([1, 3], 1)[0],
+        "half of a norm": lambda x: F.layer_norm(x.transpose(1, 3), (4,)).chunk(2, -1)[0],
+        "part chosen by another": lambda x: (
+            x.chunk(2, 1)[0] * x.chunk(2, 1)[1].argmax(1, keepdim=True)
+        ),
+        "part beside a detached one": lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1].detach(),
+        "parts, all used": lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1],
         "pad 2-D (reflect)": lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect"),
         "pad 2-D (replicate)": lambda x: F.pad(x, (1, 2, 2, 1), mode="replicate"),
         "pad 2-D (circular)": lambda x: F.pad(x, (1, 2, 2, 1), mode="circular"),

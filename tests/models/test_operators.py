@@ -14,6 +14,7 @@ SMALL = (
     "masked_fill (tensor)",
     "integer floor_divide of negatives",
     "sqrt at 0",
+    "part of a product",
 )
 """Of those that differed in silence before they were mended."""
 

@@ -13,7 +13,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from acpt_trainer.ort import cuda, patches, recompute
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
-from acpt_trainer.ort.explain import explained, first_line, out_of_bounds
+from acpt_trainer.ort.explain import explained, first_line
 from acpt_trainer.ort.export import Export
 from acpt_trainer.ort.graph import GraphSummary, summarize
 from acpt_trainer.ort.nested import after_graph
@@ -75,7 +75,7 @@ class TrainingGraph:
         except Exception as error:
             if should_reduce_batch_size(error):
                 raise
-            if shapes_of(tensors) == self.shapes or out_of_bounds(str(error)):
+            if shapes_of(tensors) == self.shapes:
                 raise explained(error, self.call.model) from error
             # A size was fixed in a way that only the operators notice, such as a chunk's.
             return None, [f"the shapes of inputs, with which it fails: {first_line(error)}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import backward, export, mends, recompute
+from acpt_trainer.ort import backward, export, mends, recompute, splits
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -42,6 +42,18 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=backward.keep_promises,
+    ),
+    Patch(
+        name="split-gradients",
+        target="GraphExecutionManager._initialize_graph_builder, GraphOptimizerRegistry",
+        versions="onnxruntime-training 1.19.2",
+        why="the gradient of a split joins those of the parts that have one: where a part is not "
+        "used, it is too short, and stretched in silence",
+        upstream=UNMAINTAINED,
+        until="SplitGrad puts zeros where a part has no gradient",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=splits.mend_splits,
     ),
     Patch(
         name="no-memory-probe",

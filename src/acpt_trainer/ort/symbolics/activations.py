@@ -62,7 +62,9 @@ def softplus(g: Any, self: Any, beta: Any = None, threshold: Any = None) -> Any:
 
 def log_sigmoid(g: Any, self: Any) -> Any:
     """`logsigmoid` from `softplus`: the exporter's logarithm of a sigmoid is -inf below -88."""
-    return g.op("Neg", softplus(g, g.op("Neg", self)))
+    negative = g.op("Neg", self)
+    negative.setType(self.type())
+    return g.op("Neg", softplus(g, negative))
 
 
 def hardtanh(g: Any, self: Any, lowest: Any, highest: Any) -> Any:

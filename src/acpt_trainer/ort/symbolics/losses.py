@@ -12,6 +12,7 @@ from typing import Any
 
 from acpt_trainer.ort.cuda import has_cuda
 from acpt_trainer.ort.symbolics import values
+from acpt_trainer.ort.symbolics.activations import softplus
 from acpt_trainer.ort.symbolics.normalization import log_softmax
 from acpt_trainer.ort.symbolics.selection import detach, gather, where
 
@@ -170,3 +171,23 @@ def _of_probabilities(
     losses = g.op("Neg", values.helper()._reducesum_helper(g, product, axes_i=[1], keepdims_i=0))
     number = g.op("Cast", g.op("Size", losses), to_i=onnx_type)
     return _reduced(g, losses, reduction, number)
+
+
+def binary_cross_entropy_with_logits(
+    g: Any, scores: Any, target: Any, weight: Any, positive: Any, reduction: Any
+) -> Any:
+    """`binary_cross_entropy_with_logits` from `softplus`: the logarithm of a sigmoid overflows."""
+    dtype = values.scalar_type(scores).dtype()
+    one = values.constant(g, 1, dtype)
+    negative = g.op("Neg", scores)
+    negative.setType(scores.type())
+    losses = softplus(g, negative)
+    if values.given(positive):
+        more = g.op("Add", g.op("Mul", g.op("Sub", positive, one), target), one)
+        losses = g.op("Mul", more, losses)
+    losses = g.op("Add", g.op("Mul", g.op("Sub", one, target), scores), losses)
+    if values.given(weight):
+        losses = g.op("Mul", losses, weight)
+    way = _REDUCTIONS[values.helper()._maybe_get_const(reduction, "i")]
+    number = g.op("Cast", g.op("Size", losses), to_i=values.scalar_type(scores).onnx_type())
+    return _reduced(g, losses, way, number)

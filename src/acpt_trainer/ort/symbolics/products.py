@@ -1,4 +1,4 @@
-"""Products that the exporter has no form for, or none with a gradient: `einsum`, `kron`."""
+"""Products that the exporter has no form for, or none with a gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ def einsum(g: Any, equation: Any, operands: Any, path: Any = None) -> Any:
     helper = values.helper()
     ranks = [helper._get_tensor_rank(operand) for operand in helper._unpack_list(operands)]
     text = helper._maybe_get_const(equation, "s").replace(" ", "")
-    return ortmodule.einsum_internal(g, without_dots(text, ranks), operands)
+    spelled = without_dots(text, ranks)
+    terms = [set(term) for term in spelled.partition("->")[0].split(",")]
+    if any(
+        not term & set().union(*terms[:i], *terms[i + 1 :]) for i, term in enumerate(terms[1:], 1)
+    ):
+        return helper._unimplemented("einsum", "operands without a common index")
+    return ortmodule.einsum_internal(g, spelled, operands)
 
 
 def without_dots(equation: str, ranks: list[int | None]) -> str:
@@ -60,3 +66,14 @@ def kron(g: Any, self: Any, other: Any) -> Any:
         for t, first in zip(padded, (1, 0), strict=True)
     ]
     return g.op("Reshape", g.op("Mul", *apart), sizes)
+
+
+def matmul(g: Any, self: Any, other: Any) -> Any:
+    """`matmul` of a vector as that of a matrix of one row or column; its gradient is a matrix's."""
+    helper = values.helper()
+    ranks = [helper._get_tensor_rank(v) for v in (self, other)]
+    left = helper._unsqueeze_helper(g, self, [0]) if ranks[0] == 1 else self
+    right = helper._unsqueeze_helper(g, other, [1]) if ranks[1] == 1 else other
+    out = g.op("MatMul", left, right)
+    gone = [axis for axis, rank in ((-2, ranks[0]), (-1, ranks[1])) if rank == 1]
+    return helper._squeeze_helper(g, out, gone) if gone else out

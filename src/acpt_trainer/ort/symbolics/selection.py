@@ -47,19 +47,30 @@ def where(g: Any, condition: Any, self: Any = None, other: Any = None, _outputs:
 
 def masked_fill(g: Any, self: Any, mask: Any, value: Any) -> Any:
     """`masked_fill` by a value that is computed: `WhereGrad` does not sum its gradient up."""
+    helper = values.helper()
     opset9 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset9")
-    node = g.original_node
-    if node.inputsAt(0).type().sizes() != node.outputsAt(0).type().sizes():
+    before = helper._get_tensor_sizes(self)
+    after = g.original_node.outputsAt(0).type().sizes()
+    # Which sizes may be 1 and grow; most of them are not known.
+    grows = values.is_floating(self) and before and after
+    if grows and any(
+        a in (None, 1) and b != 1 for a, b in zip(_led(before, after), after, strict=True)
+    ):
         kind = self.type()
         self = g.op("Expand", self, g.op("Shape", mask))
-        self.setType(kind.with_sizes(None))
+        self.setType(kind.with_sizes([None] * len(after)))
     if value.node().kind() in ("onnx::Constant", "prim::Constant"):
         out = opset9.masked_fill(g, self, mask, value)
         # Otherwise the exporter takes the sizes of the trace for the sizes of every batch.
-        kind = node.outputsAt(0).type()
+        kind = g.original_node.outputsAt(0).type()
         out.setType(kind.with_sizes([None] * len(kind.sizes())))
         return out
     return where(g, mask, g.op("Cast", value, to_i=values.scalar_type(self).onnx_type()), self)
+
+
+def _led(sizes: list[Any], by: list[Any]) -> list[Any]:
+    """Sizes with ones in front, as many as another has."""
+    return [1] * (len(by) - len(sizes)) + sizes
 
 
 def index_put(g: Any, self: Any, indices: Any, new: Any, accumulate: Any = False) -> Any:

@@ -130,3 +130,25 @@ def flip(g: Any, self: Any, dims: Any) -> Any:
         out = g.op("Gather", out, back, axis_i=dim)
     out.setType(self.type())
     return out
+
+
+def stacked(axis: int) -> Callable[..., Any]:
+    """`hstack` or `vstack` of tensors that are not vectors: the exporter's has no gradient."""
+
+    def symbolic(g: Any, tensors: Any) -> Any:
+        helper = values.helper()
+        parts = helper._unpack_list(tensors)
+        if any((helper._get_tensor_rank(part) or 0) < 2 for part in parts):
+            return helper._unimplemented("hstack or vstack", "vectors")
+        return g.op("Concat", *parts, axis_i=axis)
+
+    return symbolic
+
+
+def linspace(g: Any, start: Any, end: Any, steps: Any, dtype: Any, *options: Any) -> Any:
+    """`linspace` of a known number of steps; of one that is a size ONNX Runtime dies."""
+    helper = values.helper()
+    if helper._is_value(steps) and not helper._is_constant(steps):
+        return helper._unimplemented("linspace", "a number of steps that is a size")
+    opset9 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset9")
+    return opset9.linspace(g, start, end, steps, dtype, *options)
