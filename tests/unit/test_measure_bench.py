@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from acpt_trainer import ConfigurationError, NotEngagedError, Problem
+from acpt_trainer.measure import crew
 from acpt_trainer.measure.crew import WorkerError
 from acpt_trainer.measure.entry import BenchRequest, Entry, parse_entries
 from acpt_trainer.measure.figures import Figures, figures
@@ -187,3 +189,21 @@ def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         wait_for(tmp_path / "none.json", lambda: True, seconds=0.0)
     assert read_json(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize(
+    ("does", "status", "said"),
+    [("raise SystemExit(3)", "crashed", "exit status 3"), ("import time; time.sleep(60)",
+                                                           "timed out", "no answer in 2 seconds")],
+)  # fmt: skip
+def test_worker_that_gives_no_answer_is_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, status: str, said: str
+) -> None:
+    monkeypatch.setattr(crew, "_command", lambda nproc: [sys.executable, "-c", does])
+    monkeypatch.setattr(crew, "_GOODBYE_SECONDS", 0.1)
+    worker = crew.Worker(tmp_path, {}, nproc=1, timeout=30 if status == "crashed" else 2)
+    with pytest.raises(crew.WorkerError) as caught:
+        worker.ask("start")
+    assert (caught.value.status, said in caught.value.reason) == (status, True)
+    worker.close()
+    assert worker.process.poll() is not None
