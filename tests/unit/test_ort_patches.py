@@ -57,6 +57,8 @@ def without_symbolics(monkeypatch: pytest.MonkeyPatch) -> None:
         "gradient-flow",
         "gradient-cuts",
         "told-outputs",
+        "kept-promises",
+        "split-gradients",
         "export-cache",
         "no-memory-probe",
         "no-repeated-dropout",
