@@ -176,9 +176,20 @@ def test_compile_never_leaves_the_step_to_pytorch_in_silence() -> None:
     compiled(model)
     with (
         torch.compiler.set_stance("force_eager"),
-        pytest.raises(NotEngagedError, match="left Block to PyTorch"),
+        pytest.raises(NotEngagedError, match="left Block to PyTorch: no reason was told"),
     ):
         model(torch.randn(2, 4))
+
+
+def test_compile_says_why_a_region_is_left_to_pytorch() -> None:
+    class Skipped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch._dynamo.disable(torch.tanh)(x)
+
+    compiled(model := Skipped())
+    with pytest.raises(NotEngagedError, match="left Skipped to PyTorch: ") as caught:
+        model(torch.randn(2, requires_grad=True))
+    assert "no reason" not in str(caught.value)
 
 
 def test_compile_names_what_the_back_end_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,18 +214,13 @@ def test_compile_switches_the_key_value_cache_off_while_training() -> None:
     assert model.cached == [False, True, None, None]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compile_shares_one_graph_between_the_layers_of_a_language_model(
-    checkpointing: bool,
-) -> None:
+def test_compile_shares_one_graph_between_the_layers_of_a_language_model() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=16, n_positions=8)
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
     config.bos_token_id = config.eos_token_id = 0
     model = GPT2LMHeadModel(config).train()
-    if checkpointing:
-        model.gradient_checkpointing_enable()
     plain, ids = copy.deepcopy(model), torch.arange(12).reshape(2, 6)
     strategy = compiled(model)
     for each in (model, plain):

@@ -1,8 +1,7 @@
 """The regions of a model that torch.compile takes over while it trains, in place, and the counts.
 
 Each region keeps its module; only `module.forward` is replaced. While the model trains with
-gradients on it runs compiled code, and the original otherwise: evaluation and generation compile
-nothing, and the model's keys stay what they are.
+gradients on it runs compiled code, and the original otherwise: evaluation compiles nothing.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class Compilation:
 
     Attributes:
         calls: Calls of regions that ran compiled code, while training.
-        backward_calls: Whether a compiled backward pass ran, and how often that was seen.
+        backward_calls: Compiled backward passes that were seen; counted until there is one.
         grad_fn: Name of the compiled backward's autograd function, None if there is none.
         graphs: Graphs compiled.
         graph_breaks: Reasons why a region fell apart into several graphs, and how often.
@@ -145,8 +144,8 @@ class Compilation:
         for module in cached_modules(model):
             hook = module.register_forward_pre_hook(WithoutCache(self), with_kwargs=True)
             self._undo.callback(hook.remove)
-        blocks = repeated_blocks(model) if regions != "whole" else []
         self._by_class: dict[type, Callable[..., Any]] = {}
+        blocks = [] if regions == "whole" else repeated_blocks(model)
         self.regions = [self._region(module) for module in blocks or [model]]
 
     def _region(self, module: nn.Module) -> CompiledForward:
@@ -167,8 +166,8 @@ class Compilation:
         from torch._inductor.compile_fx import compile_fx
 
         self.graphs += 1
-        compiler = toolchain.find().compiler
-        compiled = compile_fx(graph, inputs, config_patches={"cpp.cxx": (None, compiler)})
+        chosen = {"cpp.cxx": (None, toolchain.find().compiler)}
+        compiled = compile_fx(graph, inputs, config_patches=chosen)
 
         def run(*args: Any) -> Any:
             self._ran += 1
@@ -198,8 +197,10 @@ class Compilation:
         if self.graphs != graphs:
             self._note(began, breaks)
         if self._ran == ran:
+            self._note(began, breaks)
+            why = "; ".join(self.graph_breaks) or "no reason was told"
             raise NotEngagedError(
-                f"torch.compile left {type(region.module).__name__} to PyTorch.\n"
+                f"torch.compile left {type(region.module).__name__} to PyTorch: {why}.\n"
                 f"    where: {self._name(region.module)}\n"
                 "    fix:   see TORCH_LOGS=graph_breaks, or train with strategy='no_acc'"
             )
@@ -253,7 +254,7 @@ class Compilation:
         return f"{type(self.model).__name__}{'.' if name else ''}{name}"
 
     def _refusal(self, region: CompiledForward, error: Exception) -> GraphBuildError:
-        kind, where = type(region.module).__name__, self._name(region.module)
+        kind = type(region.module).__name__
         inner = getattr(error, "inner_exception", error)
         said = next((line for line in str(inner).splitlines() if line.strip()), repr(inner))
         what = f"torch.compile could not compile {kind}: {type(inner).__name__}: {said}"
@@ -262,6 +263,7 @@ class Compilation:
             changed = "; ".join(dict.fromkeys(self.recompiles)) or "not told"
             what = f"{kind} was compiled as often as is allowed, and would be once more: {changed}"
             fix = "pad to few lengths, or get_strategy('compile').build(max_graphs=...)"
+        where = self._name(region.module)
         return GraphBuildError(f"{what}.\n    where: {where}\n    fix:   {fix}")
 
     def release(self) -> None:
