@@ -70,11 +70,10 @@ class CompiledForward:
 
     def release(self) -> None:
         """Gives the module its own forward back, unless something was put around it since."""
-        if vars(self.module).get("forward") is self:
-            if self.previous is None:
-                del self.module.__dict__["forward"]
-            else:
-                self.module.__dict__["forward"] = self.previous
+        held = vars(self.module)
+        if held.get("forward") is self:
+            del held["forward"]
+            held |= {} if self.previous is None else {"forward": self.previous}
 
 
 class WithoutCache:
