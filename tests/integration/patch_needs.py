@@ -256,6 +256,10 @@ def refuses_a_second_backward() -> None:
     raise AssertionError("a second backward pass ran")
 
 
+def slices_behind_a_bias() -> None:
+    same_as_pytorch(lambda w, x: (x @ w + w[0])[..., :2], (4, 6), numbers(2, 3, 4))
+
+
 @dataclass(frozen=True)
 class Need:
     """Holds with every patch on; without the patch it fails, and `symptom` is in the failure."""
@@ -279,6 +283,7 @@ PATCHES_NEEDED: dict[str, Need] = {
     "export-cache": Need(takes_an_export_from_the_cache, "not a hit"),
     "kept-promises": Need(refuses_a_second_backward, "has no attribute 'state'"),
     "split-gradients": Need(gives_unused_parts_no_gradient, "are not close"),
+    "no-moved-slices": Need(slices_behind_a_bias, "UpdateSliceOutputShape"),
     "no-memory-probe": Need(builds_one_session, "2 sessions were built"),
     "gradient-flow": Need(follows_autograd, "does not require grad"),
     "gradient-cuts": Need(ends_gradients_at_cuts, "no gradient for the operator Shrink"),
@@ -427,9 +432,9 @@ def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (x @ w).unfold(-1, 3, 2)
 
 
-@needs("adaptive_avg_pool2d", (6, 6), IMAGE)
+@needs("unflatten")
 def _(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return functional.adaptive_avg_pool2d(x @ w, 1)
+    return (x @ w).unflatten(-1, (2, 3))
 
 
 for _name in ("mish", "elu", "celu", "selu"):
@@ -456,6 +461,21 @@ pools("avg_pool3d", lambda x: functional.avg_pool3d(x, 2), 2, 4, 6, 6, 6)
 pools("max_pool1d", lambda x: functional.max_pool1d(x, 3, 2, 1), 2, 4, 6)
 pools("max_pool2d", lambda x: functional.max_pool2d(x, 2), 2, 4, 6, 6)
 pools("max_pool3d", lambda x: functional.max_pool3d(x, 2), 2, 4, 6, 6, 6)
+
+
+def pools_to(kind: str, shape: tuple[int, ...], size: Any) -> None:
+    """Of axes whose sizes are known: those of the weight."""
+    name = f"adaptive_{kind}_pool{len(shape)}d"
+    pool = getattr(functional, name)
+    needs(name, shape, [numbers(2, 4), numbers(3, 5)])(
+        lambda w, x: pool(torch.tanh(x.view(*x.shape, *[1] * w.dim()) * w), size)
+    )
+
+
+for _kind in ("avg", "max"):
+    pools_to(_kind, (6,), 3)
+    pools_to(_kind, (2, 3), (2, 1))
+    pools_to(_kind, (1, 2, 3), (1, 2, 1))
 
 
 def with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,21 +2,19 @@
 
 The exporter erases `detach`, and `torch.no_grad` leaves no trace at all in a graph, so that ONNX
 Runtime would send gradients through both in silence. Autograd knows better: while the model is
-traced it is on, and a result that it does not differentiate is traced with a `detach` behind it.
+traced it is on, and a result that it does not differentiate is traced with a `detach` behind it
+(see `followed`).
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort.backward import PREFIX
@@ -72,64 +70,10 @@ def follow_autograd(stack: ExitStack) -> None:
 
     plain = torch.Tensor.data
     set_attribute(stack, torch.Tensor, "data", property(data, plain.__set__))
-    for context in (torch.no_grad, torch.set_grad_enabled, torch.inference_mode):
-        _follow(stack, context)
     for name in _HOOKS:
         set_attribute(stack, torch.Tensor, name, _without_hooks(getattr(torch.Tensor, name)))
     set_attribute(stack, Call, "forward", traced_forward)
     set_attribute(stack, manager, "_export_model", staticmethod(export_model))
-
-
-def _follow(stack: ExitStack, context: Any) -> None:
-    """Lets `Autograd` watch what a model computes in this kind of context while it is traced.
-
-    There only: the tracer loses track of sizes given as numbers when a mode is in between.
-    """
-    enter, leave = context.__enter__, context.__exit__
-    modes: list[Autograd | None] = []
-
-    def entered(self: Any) -> None:
-        enter(self)
-        modes.append(Autograd() if torch.jit.is_tracing() else None)
-        if modes[-1] is not None:
-            modes[-1].__enter__()
-
-    def left(self: Any, *error: Any) -> None:
-        mode = modes.pop() if modes else None
-        if mode is not None:
-            mode.__exit__(*error)
-        leave(self, *error)
-
-    set_attribute(stack, context, "__enter__", entered)
-    set_attribute(stack, context, "__exit__", left)
-
-
-class Autograd(TorchFunctionMode):  # type: ignore[misc]
-    """Puts a `detach` behind each operator that autograd did not record."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result = func(*args, **kwargs)
-        for warning in caught:
-            _pass_on(warning)
-        inputs = [t for t in _tensors([*args, *kwargs.values()]) if t.requires_grad]
-        if not inputs or isinstance(result, torch.Size) or func == torch.Tensor.detach:
-            return result
-        if isinstance(result, torch.Tensor):
-            return _cut(result, inputs)
-        if type(result) in (tuple, list):
-            return type(result)(
-                _cut(t, inputs) if isinstance(t, torch.Tensor) else t for t in result
-            )
-        return result
 
 
 def _without_hooks(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,29 +110,3 @@ def leaves(outputs: Sequence[Any]) -> list[Any]:
         if hasattr(function, "variable"):
             found.append(function.variable)
     return found
-
-
-def _pass_on(warning: warnings.WarningMessage) -> None:
-    """Warns again, where the model called the operator and not where this module did."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back:
-        frame = frame.f_back
-    here = warning.filename == __file__
-    filename = frame.f_code.co_filename if here else warning.filename
-    line = frame.f_lineno if here else warning.lineno
-    warnings.warn_explicit(warning.message, warning.category, filename, line)
-
-
-def _tensors(value: Any) -> list[Any]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
-
-
-def _cut(result: Any, inputs: Sequence[Any]) -> Any:
-    """A result behind a `detach`, if it has numbers and no gradient, and is not an input itself."""
-    if result.requires_grad or result.dtype is torch.bool or any(result is t for t in inputs):
-        return result
-    return result.detach()

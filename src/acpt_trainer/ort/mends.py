@@ -199,6 +199,11 @@ def disable_fallback(stack: ExitStack) -> None:
     set_variable(stack, "ORTMODULE_FALLBACK_RETRY", "false")
 
 
+def leave_slices(stack: ExitStack) -> None:
+    """Switches off the optimizer that moves slices towards the inputs."""
+    set_variable(stack, "ORTMODULE_ENABLE_COMPUTE_OPTIMIZER", "0")
+
+
 def ignore_density(stack: ExitStack) -> None:
     """Leaves out the hooks that count padding in the first batch."""
     manager = importlib.import_module(

@@ -39,13 +39,12 @@ MEASURERS = ("__len__", "__iter__")
 """Methods of a tensor that give Python its first size."""
 
 
-HARMLESS: dict[tuple[str, str], tuple[float, str]] = {
+HARMLESS: dict[tuple[str, str], str] = {
     ("masking_utils.py", "_preprocess_mask_arguments"): (
-        1.0,
-        "position ids of one row are expanded to the batch; a batch of one is expanded to itself",
+        "position ids of one row are expanded to the batch; a batch of one is expanded to itself"
     ),
 }
-"""Reads of shapes, by file and function, where the branch for one value does for all, and why."""
+"""Conditions on shapes, by file and function, of which the branch for True does for all: why."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,11 @@ class Reads:
     _tensors: list[torch.Tensor] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
 
-    def note(self, tensor: torch.Tensor, how: str) -> None:
+    def note(self, tensor: torch.Tensor, how: str) -> bool | None:
         """Guards or refuses one read.
+
+        Returns:
+            What to read instead, where the branch for one value does for all.
 
         Raises:
             GraphBuildError: If the value depends on data or chance.
@@ -86,15 +88,17 @@ class Reads:
         value = torch._C._get_value_trace(tensor)
         came_from = origin(value)
         if came_from is Origin.CONSTANT or settled(value.node()):
-            return
-        if came_from is Origin.SHAPE:
-            self._guard(tensor, value.unique(), how)
-            return
+            return None
         frame = place.model_frame()
+        if came_from is Origin.SHAPE:
+            if frame is not None and how == "__bool__" and _does_for_all(frame.f_code):
+                return True
+            self._guard(tensor, value.unique(), how)
+            return None
         where = place.here(self.model)
         if frame is not None and only_raises(frame):
             self.checks.append(str(where))
-            return
+            return None
         raise Refused(_refusal(how, came_from), where)
 
     def _guard(self, tensor: torch.Tensor, number: int, how: str) -> None:
@@ -103,9 +107,6 @@ class Reads:
         self._seen.add(number)
         flat = tensor.detach().reshape(-1).to(torch.float64)
         read = tuple(_original["tolist"](flat))
-        frame = place.model_frame()
-        if frame is not None and _harmless(frame.f_code, read):
-            return
         self._tensors.append(flat)
         self.guards.append(Guard(f"{_spoken(how)} at {place.here(self.model)}", read))
 
@@ -144,9 +145,8 @@ def changed(guards: list[Guard], output: torch.Tensor) -> list[str]:
     return found or ["the number of values that Python read from shapes"]
 
 
-def _harmless(code: CodeType, read: tuple[float, ...]) -> bool:
-    value, _ = HARMLESS.get((os.path.basename(code.co_filename), code.co_name), (None, ""))
-    return value is not None and read == (value,)
+def _does_for_all(code: CodeType) -> bool:
+    return (os.path.basename(code.co_filename), code.co_name) in HARMLESS
 
 
 def _number(values: tuple[float, ...]) -> str:
@@ -197,16 +197,21 @@ def mute() -> Iterator[None]:
         _muted -= 1
 
 
-def tell(values: Iterable[Any], how: str) -> None:
+def tell(values: Iterable[Any], how: str) -> bool | None:
     """Notes a read of each tensor among some values, if a call is being traced.
+
+    Returns:
+        What to read instead, if it is to be something else.
 
     Raises:
         GraphBuildError: If one depends on data or chance.
     """
+    instead = None
     if _current is not None:
         for value in values:
             if torch.is_tensor(value):
-                _current.note(value, how)
+                instead = _current.note(value, how)
+    return instead
 
 
 def _watching() -> bool:
@@ -222,8 +227,9 @@ def watch(stack: ExitStack) -> None:
             if not _watching():
                 return original(self, *args, **kwargs)
             with mute():
-                tell([self.shape[0] if name in MEASURERS and self.dim() else self, *args], name)
-                return original(self, *args, **kwargs)
+                read_from = self.shape[0] if name in MEASURERS and self.dim() else self
+                instead = tell([read_from, *args], name)
+                return original(self, *args, **kwargs) if instead is None else instead
 
         return read
 

@@ -104,10 +104,16 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "prim::ConstantChunk": sequences.constant_chunk(chosen["prim::ConstantChunk"]),
         "aten::diff": sequences.diff,
         "aten::unfold": sequences.unfold,
+        "aten::unflatten": sequences.unflatten,
         "aten::cumsum": sequences.cumsum,
         **{f"aten::max_pool{n}d": pooling.max_pool(n) for n in (1, 2, 3)},
         **{f"aten::max_pool{n}d_with_indices": pooling.max_pool(n, True) for n in (1, 2, 3)},
         **{f"aten::avg_pool{n}d": pooling.average_pool(n) for n in (1, 2, 3)},
+        **{
+            f"aten::adaptive_{kind}_pool{n}d": pooling.adaptive_pool(n, kind)
+            for kind in ("avg", "max")
+            for n in (1, 2, 3)
+        },
         **{f"aten::{name}": getattr(activations, name) for name in ACTIVATION_SYMBOLICS},
         "aten::max": extremes.extreme("max"),
         "aten::min": extremes.extreme("min"),

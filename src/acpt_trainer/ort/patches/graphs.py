@@ -56,6 +56,18 @@ PATCHES: tuple[Patch, ...] = (
         apply=splits.mend_splits,
     ),
     Patch(
+        name="no-moved-slices",
+        target="ORTMODULE_ENABLE_COMPUTE_OPTIMIZER",
+        versions="onnxruntime-training 1.19.2",
+        why="an optimizer moves slices before the layer that they follow and keeps the number of "
+        "their axis, which is another there: x[..., :n] behind a linear layer fails",
+        upstream="https://github.com/microsoft/onnxruntime: compute_optimizer/upstream_gather.cc",
+        until="the axes that are an input are moved, too",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=mends.leave_slices,
+    ),
+    Patch(
         name="no-memory-probe",
         target="TrainingManager._create_execution_agent",
         versions="onnxruntime-training 1.19.2",

@@ -100,3 +100,39 @@ def average_pool(rank: int) -> Callable[..., Any]:
         return g.op("Reshape", pooled, g.op("Concat", before, after, axis_i=0))
 
     return symbolic
+
+
+def adaptive_pool(rank: int, kind: str) -> Callable[..., Any]:
+    """Pooling to a given size, `max` or `avg`: one window an axis, or windows of equal size.
+
+    The exporter's own ends in the pooling kernels, or in `GlobalMaxPool`, which has no gradient.
+    """
+
+    def symbolic(g: Any, input: Any, output_size: Any) -> Any:
+        import torch
+
+        helper = values.helper()
+        name = f"adaptive_{kind}_pool{rank}d"
+        sizes = helper._maybe_get_const(output_size, "is")
+        if not isinstance(sizes, (list, tuple)):
+            return helper._unimplemented(name, "an output size that is not a constant")
+        sizes = list(sizes) * (rank // len(sizes))
+        if all(size == 1 for size in sizes):
+            axes = list(range(-rank, 0))
+            if kind == "avg":
+                return g.op("ReduceMean", input, axes_i=axes)
+            lead = helper._slice_helper(g, g.op("Shape", input), axes=[0], starts=[0], ends=[-rank])
+            rest = values.constant(g, [-1], torch.int64)
+            flat = g.op("Reshape", input, g.op("Concat", lead, rest, axis_i=0))
+            found = g.op("ArgMax", flat, axis_i=-1, keepdims_i=1)
+            pooled = g.op("GatherElements", flat, found, axis_i=-1)
+            return tuple(helper._unsqueeze_helper(g, v, axes[1:]) for v in (pooled, found))
+        here = [helper._get_tensor_dim_size(input, axis) for axis in range(-rank, 0)]
+        if any(a is None or a % size for a, size in zip(here, sizes, strict=True)):
+            return helper._unimplemented(name, "an axis of changing size, or not a multiple")
+        kernel = [a // size for a, size in zip(here, sizes, strict=True)]
+        if kind == "avg":
+            return average_pool(rank)(g, input, kernel, kernel, [0], False, True)
+        return max_pool(rank, True)(g, input, kernel, kernel, [0], [1], False)
+
+    return symbolic

@@ -117,6 +117,16 @@ def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: An
     return g.op("Reshape", repeated, merged)
 
 
+def unflatten(g: Any, self: Any, dim: Any, sizes: Any) -> Any:
+    """`unflatten` of an axis that is known; the exporter's computes it and loses the rank."""
+    helper = values.helper()
+    axis = helper._maybe_get_const(dim, "i") % helper._get_tensor_rank(self)
+    shape = g.op("Shape", self)
+    before = helper._slice_helper(g, shape, axes=[0], starts=[0], ends=[axis])
+    after = helper._slice_helper(g, shape, axes=[0], starts=[axis + 1], ends=[2**31])
+    return g.op("Reshape", self, g.op("Concat", before, sizes, after, axis_i=0))
+
+
 def flip(g: Any, self: Any, dims: Any) -> Any:
     """`flip` as `Gather`: the exporter's `Slice` of step -1 fails in its gradient."""
     import torch
