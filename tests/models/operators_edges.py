@@ -108,4 +108,43 @@ OPERATORS: dict[str, Operator] = {
     "integer cumsum": of_values(lambda y: y * y.long().cumsum(-1), -4.0, -3.0, 2.0, 4.0),
     "to integers of negatives": of_values(lambda y: y * y.long(), -1.7, -0.3, 0.3, 1.7),
 }
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        ("threshold at it",), "the exporter cannot export the operator threshold: non-z"
+    ),
+    **dict.fromkeys(
+        (
+            "prelu at 0",
+            "prod with a 0",
+            "prod with two 0",
+            "fmod of negatives",
+        ),
+        "no gradient for the operator",
+    ),
+    **dict.fromkeys(
+        ("pow (tensor) at 0",), "the exporter cannot export the operator pow: an exponent"
+    ),
+    **dict.fromkeys(("0 to a tensor",), "the exporter cannot export the operator pow: a base that"),
+    **dict.fromkeys(
+        ("sort of equals",), "the exporter cannot export the operator Sort: Out parame"
+    ),
+    **dict.fromkeys(
+        (
+            "logsumexp, large",
+            "logsumexp of -inf",
+        ),
+        "onnxruntime",
+    ),
+    **dict.fromkeys(
+        (
+            "cumprod with a 0",
+            "nansum",
+            "nanmean",
+        ),
+        "no ONNX form for the operator",
+    ),
+}
+DIFFERS: dict[str, str] = {
+    "pow (0) at 0": "the gradient of x ** 0 at 0 is not a number, and 0 in PyTorch",
+    "maximum of not a number": "the gradient is not a number, and the other's in PyTorch",
+}

@@ -151,4 +151,62 @@ OPERATORS: dict[str, Operator] = {
     "one_hot @ weight": of_weight(lambda w, x: F.one_hot(x, 5).float() @ w, (5, 4), *IDS),
     "weight[ids]": of_weight(lambda w, x: w[x], (5, 4), *IDS),
 }
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "take_along_dim",
+            "index_reduce",
+            "put",
+            "argwhere",
+            "searchsorted",
+            "isin",
+            "diag_embed",
+            "diag (of a vector)",
+            "trace",
+            "select_scatter",
+            "slice_scatter",
+        ),
+        "no ONNX form for the operator",
+    ),
+    **dict.fromkeys(
+        (
+            "scatter (add)",
+            "scatter (multiply)",
+        ),
+        "AssertionError: A mismatch between the number of argumen",
+    ),
+    **dict.fromkeys(
+        (
+            "scatter_reduce (sum)",
+            "scatter_reduce (mean)",
+            "scatter_reduce (amax)",
+            "scatter_reduce (prod)",
+            "scatter_reduce (without itself)",
+        ),
+        "the exporter cannot export the operator scatter_reduce:",
+    ),
+    **dict.fromkeys(
+        ("index_add (alpha)",), "the exporter cannot export the operator index_add: alpha"
+    ),
+    **dict.fromkeys(
+        ("index_fill",),
+        "no message",
+    ),
+    **dict.fromkeys(("index_put",), "IndexError: index 2 is out of bounds for dimension 0 wit"),
+    **dict.fromkeys(
+        ("embedding (max_norm)",), "the forward pass of Expression changes its own tensor 'w"
+    ),
+    **dict.fromkeys(
+        ("embedding (scale_grad_by_freq)",),
+        "the exporter cannot export the operator embedding: scale",
+    ),
+    **dict.fromkeys(
+        (
+            "embedding_bag (sum)",
+            "embedding_bag (mean)",
+            "embedding_bag (max)",
+            "embedding_bag (offsets)",
+        ),
+        "onnxruntime",
+    ),
+}

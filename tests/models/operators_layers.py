@@ -167,4 +167,87 @@ OPERATORS: dict[str, Operator] = {
         )[0]
     ),
 }  # fmt: skip
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "conv_transpose1d",
+            "conv_transpose2d",
+            "conv_transpose2d (padding)",
+            "conv_transpose2d (groups)",
+            "conv_transpose3d",
+        ),
+        "ONNX Runtime has no kernel for ConvTransposeGrad(1) in t",
+    ),
+    **dict.fromkeys(
+        (
+            "avg_pool1d (no padding counted)",
+            "avg_pool2d (no padding counted)",
+        ),
+        "the exporter cannot export the operator avg_pool: count_",
+    ),
+    **dict.fromkeys(
+        (
+            "avg_pool1d (ceil)",
+            "avg_pool2d (ceil)",
+        ),
+        "the exporter cannot export the operator avg_pool: ceil_m",
+    ),
+    **dict.fromkeys(("max_unpool2d",), "TypeError: cond must be a bool, but got a Tensor. For te"),
+    **dict.fromkeys(
+        (
+            "adaptive_avg_pool1d (3)",
+            "adaptive_avg_pool2d (2)",
+            "adaptive_avg_pool2d (uneven)",
+            "interpolate (area)",
+        ),
+        "the exporter cannot export the operator adaptive_avg_poo",
+    ),
+    **dict.fromkeys(
+        (
+            "adaptive_max_pool1d (1)",
+            "adaptive_max_pool2d (1)",
+            "grid_sample",
+        ),
+        "no gradient for the operator",
+    ),
+    **dict.fromkeys(
+        ("adaptive_max_pool2d (2)",), "the exporter cannot export the operator adaptive_max_poo"
+    ),
+    **dict.fromkeys(
+        (
+            "interpolate (nearest)",
+            "interpolate (nearest, size)",
+            "interpolate (nearest, smaller)",
+            "interpolate (bilinear)",
+            "interpolate (bilinear, corners)",
+            "interpolate (bilinear, size)",
+            "interpolate (bilinear, smaller)",
+            "interpolate (bicubic)",
+            "interpolate (linear)",
+            "interpolate (nearest 1-D)",
+            "interpolate (trilinear)",
+            "interpolate (to another's size)",
+        ),
+        "ONNX Runtime has no kernel for ResizeGrad(1) in this pre",
+    ),
+    **dict.fromkeys(
+        (
+            "interpolate (nearest-exact)",
+            "interpolate (bilinear, antialias)",
+            "affine_grid",
+        ),
+        "no ONNX form for the operator",
+    ),
+    **dict.fromkeys(
+        (
+            "LSTM",
+            "LSTM (both ways)",
+            "LSTM (two layers)",
+            "GRU",
+            "RNN",
+            "RNN (relu)",
+            "LSTM, trained",
+        ),
+        "crashes",
+    ),
+}

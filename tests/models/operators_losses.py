@@ -170,9 +170,42 @@ OPERATORS: dict[str, Operator] = {
         "ctc_loss": lambda y: F.ctc_loss(
             y.transpose(0, 1).log_softmax(-1),
             torch.ones(y.shape[0], 2, dtype=torch.long),
-            torch.full((y.shape[0],), y.shape[1]),
-            torch.full((y.shape[0],), 1),
+            torch.full((y.shape[0],), y.shape[1], dtype=torch.long),
+            torch.full((y.shape[0],), 1, dtype=torch.long),
         ),
     }.items()
 }
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "l1_loss (mean)",
+            "l1_loss (sum)",
+            "l1_loss (none)",
+            "smooth_l1_loss (mean)",
+            "smooth_l1_loss (sum)",
+            "smooth_l1_loss (none)",
+            "huber_loss (mean)",
+            "huber_loss (sum)",
+            "huber_loss (none)",
+            "smooth_l1_loss (beta)",
+            "smooth_l1_loss (beta 0)",
+            "huber_loss (delta)",
+            "binary_cross_entropy (mean)",
+            "binary_cross_entropy (sum)",
+            "binary_cross_entropy (none)",
+            "binary_cross_entropy (weights)",
+            "binary_cross_entropy at 0 and 1",
+            "hinge_embedding_loss",
+            "soft_margin_loss",
+            "margin_ranking_loss",
+            "multi_margin_loss",
+            "multilabel_margin_loss",
+            "triplet_margin_loss",
+            "cosine_embedding_loss",
+            "poisson_nll_loss",
+            "poisson_nll_loss (full)",
+        ),
+        "no ONNX form for the operator",
+    ),
+    **dict.fromkeys(("gaussian_nll_loss",), "Python reads a value"),
+}

@@ -84,7 +84,7 @@ OPERATORS: dict[str, Operator] = {
             y, y, y, attn_mask=(y @ y.transpose(1, 2)) > 0
         ),
         "attention (added mask)": lambda y: F.scaled_dot_product_attention(
-            y, y, y, attn_mask=y @ y.transpose(1, 2)
+            y, y, y, attn_mask=(y @ y.transpose(1, 2)) / 9
         ),
         "attention (row masked whole)": lambda y: F.scaled_dot_product_attention(
             y, y, y, attn_mask=torch.zeros(1, 1, 1, dtype=torch.bool)
@@ -106,4 +106,64 @@ OPERATORS: dict[str, Operator] = {
     "weight.detach": of_weight(lambda w, x: (x @ w) * (x @ w.detach()), (8, 8), *BATCHES),
     "tied weights": of_weight(lambda w, x: x @ w @ w.T, (8, 8), *BATCHES),
 }  # fmt: skip
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    "kron": "Error in forward pass",
+    **dict.fromkeys(
+        (
+            "addbmm",
+            "addmv",
+            "addr",
+            "inner",
+            "chain_matmul",
+            "matrix_power",
+            "fft",
+            "rfft",
+            "fft2 (real)",
+            "inverse",
+            "slogdet",
+            "solve",
+            "cholesky",
+            "qr",
+            "svdvals",
+            "eigvalsh",
+            "pinv",
+            "matrix_exp",
+            "triangular_solve",
+            "bilinear",
+        ),
+        "no ONNX form for the operator",
+    ),
+    **dict.fromkeys(("mv",), "Error in backward pass execution: Non-zero status code r"),
+    **dict.fromkeys(
+        (
+            "addmm",
+            "addmm (alpha, beta)",
+        ),
+        "Error in forward pass execution: Non-zero status code re",
+    ),
+    **dict.fromkeys(
+        (
+            "dot",
+            "outer",
+        ),
+        "shapes of the graph inconsistent",
+    ),
+    **dict.fromkeys(
+        (
+            "einsum bii->bi",
+            "einsum ij->",
+            "einsum of three",
+            "tensordot",
+            "tensordot (axes)",
+            "det",
+            "logdet",
+        ),
+        "no gradient for the operator",
+    ),
+    **dict.fromkeys(("einsum i,j->ij",), "without a common index"),
+    **dict.fromkeys(("stft",), "torch.onnx.errors.SymbolicValueError: STFT does not curr"),
+    **dict.fromkeys(
+        ("attention (groups)",), "the exporter cannot export the operator scaled_dot_produ"
+    ),
+    **dict.fromkeys(("multi_head_attention",), "no message"),
+}

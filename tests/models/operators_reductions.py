@@ -104,4 +104,53 @@ OPERATORS: dict[str, Operator] = {
         "renorm": lambda y: torch.renorm(y, 2, 0, 1.0),
     }.items()
 }
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "logsumexp",
+            "logsumexp (axes)",
+        ),
+        "onnxruntime",
+    ),
+    **dict.fromkeys(
+        (
+            "norm (1)",
+            "norm (inf)",
+            "vector_norm (1)",
+            "normalize (1)",
+            "aminmax",
+            "prod",
+            "prod (all)",
+        ),
+        "no gradient for the operator",
+    ),
+    **dict.fromkeys(
+        ("pairwise_distance (1)",), "the exporter cannot export the operator pairwise_distanc"
+    ),
+    **dict.fromkeys(("cdist (1)",), "the exporter cannot export the operator cdist: a power t"),
+    **dict.fromkeys(
+        (
+            "pdist",
+            "dist",
+            "count_nonzero",
+            "cumprod",
+            "cummax",
+            "cummin",
+            "logcumsumexp",
+            "median",
+            "median (all)",
+            "nanmedian",
+            "mode",
+            "quantile",
+            "kthvalue",
+            "msort",
+            "bincount",
+            "histc",
+            "trapezoid",
+            "cov",
+            "corrcoef",
+            "renorm",
+        ),
+        "no ONNX form for the operator",
+    ),
+}

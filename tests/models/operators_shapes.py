@@ -122,4 +122,47 @@ OPERATORS: dict[str, Operator] = {
         "functional.fold": lambda x: F.fold(F.unfold(x, 2), x.shape[2:], 2),
     }.items()
 }
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "dstack",
+            "column_stack",
+            "block_diag",
+            "fliplr",
+            "rot90",
+            "mT",
+            "adjoint",
+            "ravel",
+            "cartesian_prod",
+            "combinations",
+            "channel_shuffle",
+            "functional.fold",
+        ),
+        "no ONNX form for the operator",
+    ),
+    **dict.fromkeys(("tensor_split",), "int() argument must be a string, a bytes-like object or"),
+    **dict.fromkeys(("roll (all)",), "AssertionError: len(shifts)=1 != len(dims)=0"),
+    **dict.fromkeys(
+        ("repeat_interleave (numbers)",), "ValueError: only one element tensors can be converted to"
+    ),
+    **dict.fromkeys(
+        (
+            "tile",
+            "unflatten",
+        ),
+        "no message",
+    ),
+    **dict.fromkeys(
+        ("linspace (of a length)",), "the exporter cannot export the operator linspace: a numb"
+    ),
+    **dict.fromkeys(
+        (
+            "pad (reflect)",
+            "pad (replicate)",
+            "pad 2-D (reflect)",
+            "pad 2-D (replicate)",
+        ),
+        "onnxruntime",
+    ),
+    **dict.fromkeys(("pixel_shuffle",), "no gradient for the operator"),
+}
