@@ -203,11 +203,7 @@ REFUSED: dict[str, str] = {
         "the exporter cannot export the operator adaptive_avg_poo",
     ),
     **dict.fromkeys(
-        (
-            "adaptive_max_pool1d (1)",
-            "adaptive_max_pool2d (1)",
-            "grid_sample",
-        ),
+        ("grid_sample",),
         "no gradient for the operator",
     ),
     **dict.fromkeys(

@@ -146,10 +146,7 @@ REFUSED: dict[str, str] = {
         ("repeat_interleave (numbers)",), "ValueError: only one element tensors can be converted to"
     ),
     **dict.fromkeys(
-        (
-            "tile",
-            "unflatten",
-        ),
+        ("tile",),
         "no message",
     ),
     **dict.fromkeys(
