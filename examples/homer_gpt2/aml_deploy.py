@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,21 +12,25 @@ from pathlib import Path
 
 from homer.azure import errors
 from homer.azure.deploy_spec import DeploySpec
-from homer.azure.deployment import Deployment, endpoints, newest_model, remove
+from homer.azure.deployment import Deployment, newest_model
+from homer.azure.endpoints import delete, endpoints, spelled
 from homer.azure.errors import AzureError, not_installed, reported
 from homer.azure.job import MODEL_NAME
+from homer.azure.owner import own_tags
 from homer.azure.scoring import PROMPT, ScoringError, ask
 from homer.azure.workspace import WorkspaceConfig, load_workspace
+from homer.foreground import ended_like_ctrl_c
 from homer.local_server import ServerError, serving
 
 from acpt_trainer import ConfigurationError, Problem, raise_if_any
 
+OUTPUTS = Path(__file__).resolve().parent / "outputs"
 _CANNOT = "Cannot deploy"
 _EPILOG = """\
 examples:
   python aml_deploy.py --ws_config config.json
 
-  Delete it; without a name, the one that this script made:
+  Delete it; without a name, the one that was made from this folder:
     python aml_deploy.py --ws_config config.json --delete --endpoint_name acpt-gpt2-1a2b3c4d
 
   Serve a model folder here, without Azure, until Ctrl-C:
@@ -52,7 +56,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=DeploySpec.instance_type,
         help=f"size of the machine that serves (default: {DeploySpec.instance_type})",
     )
-    add("--timeout", type=float, default=3600, help="seconds for everything (default: 3600)")
+    add(
+        "--timeout",
+        type=float,
+        default=3600,
+        help="seconds for endpoint, deployment and the first answer (default: 3600)",
+    )
     add("--prompt", default=PROMPT, help=f"the sample prompt (default: {PROMPT!r})")
     add("--keep", action="store_true", help="keep what a failed deployment made; it is paid for")
     how = parser.add_mutually_exclusive_group()
@@ -99,24 +108,26 @@ def deploy(args: argparse.Namespace, config: WorkspaceConfig) -> None:
     from homer.azure.client import connect
 
     spec = spec_of(args)
-    client = connect(config)
+    client = connect(config, args.debug)
     model = newest_model(client, config)
-    if spec.endpoint_name in endpoints(client, config):
+    taken = spelled(spec.endpoint_name, endpoints(client, config, OUTPUTS))
+    if taken is not None:
         fix = "name another one, or delete it first with --delete"
-        what = f"the endpoint {spec.endpoint_name} is there already"
+        what = f"the endpoint {taken} is there already"
         raise AzureError([Problem(what, "--endpoint_name", fix)], _CANNOT)
-    delete = f"aml_deploy.py --ws_config {args.ws_config} --delete"
+    tags = own_tags(OUTPUTS)
+    line = f"aml_deploy.py --ws_config {shlex.quote(str(args.ws_config))} --delete"
     say(
         f"model: {MODEL_NAME}, version {model.version}\n"
         f"endpoint: {spec.endpoint_name}, one {spec.instance_type}. It costs money as long as it "
         f"exists, asked or not.\nThis deletes it:\n"
-        f"    python {delete} --endpoint_name {spec.endpoint_name}"
+        f"    python {line} --endpoint_name {spec.endpoint_name}"
     )
-    deployment = Deployment(client, config, spec, say)
+    deployment = Deployment(client, config, spec, tags, say)
     with deployment.rolled_back_on_failure():
         live = deployment.make(model.version)
         try:
-            answer = ask(live.url, args.prompt, live.key)
+            answer = ask(live.url, args.prompt, live.key, patience=deployment.patience())
         except ScoringError as error:
             fix = "read the log above; python aml_deploy.py --local MODEL_DIR tries the model here"
             problem = Problem(f"the prompt was not answered: {error}", live.url, fix)
@@ -124,30 +135,6 @@ def deploy(args: argparse.Namespace, config: WorkspaceConfig) -> None:
         show(args.prompt, answer, live.url)
     say(f"its key: az ml online-endpoint get-credentials --name {spec.endpoint_name} "
         f"{config.arguments}")  # fmt: skip
-
-
-def delete(args: argparse.Namespace, config: WorkspaceConfig) -> None:
-    """Deletes the endpoint that is named, or the only one that this script made."""
-    from homer.azure.client import connect
-
-    client = connect(config)
-    found = endpoints(client, config)
-    listed = ", ".join(found) or "none"
-    name = args.endpoint_name
-    if name is None:
-        ours = [endpoint for endpoint, made_here in found.items() if made_here]
-        if len(ours) > 1:
-            what = f"this script made several endpoints: {', '.join(ours)}"
-            problem = Problem(what, "--delete", "say which, with --endpoint_name")
-            raise AzureError([problem], "Cannot choose what to delete")
-        name = ours[0] if ours else None
-    if name not in found:
-        which = f"no endpoint {name}" if name else "no endpoint that this script made"
-        say(f"nothing to delete: there is {which}; the workspace has: {listed}")
-        return
-    say(f"deleting the endpoint {name} ...")
-    remove(client, config, name, say)
-    say(f"deleted: {name}")
 
 
 def serve_here(args: argparse.Namespace) -> None:
@@ -205,12 +192,10 @@ def checked(args: argparse.Namespace) -> WorkspaceConfig | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns the exit status."""
     args = parse(argv)
-    # The end of a pipeline's job, or of a terminal, must not leave an endpoint either.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     # What the terminal cannot show is no reason to take a deployment back.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    with reported(args.debug):
+    # The end of a pipeline's job, or of a terminal, must not leave an endpoint either.
+    with ended_like_ctrl_c(), reported(args.debug):
         config = checked(args)
         if config is None:
             serve_here(args)
@@ -221,7 +206,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             quieten()
             # Modules of the SDK have handlers of their own for what we say ourselves.
             logging.disable(logging.INFO)
-        (delete if args.delete else deploy)(args, config)
+        if args.delete:
+            from homer.azure.client import connect
+
+            delete(connect(config, args.debug), config, args.endpoint_name, OUTPUTS, say)
+        else:
+            deploy(args, config)
     return 0
 
 

@@ -86,14 +86,20 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def copy_example(folder: Path) -> Path:
+    """The example without data and outputs, for scripts that write beside themselves."""
+    example = folder / "example"
+    ignored = shutil.ignore_patterns("data", "outputs", "__pycache__", ".mypy_cache")
+    shutil.copytree(EXAMPLE, example, ignore=ignored)
+    return example
+
+
 def make_emulated(workspace: Workspace, folder: Path) -> Emulated:
     """The example as a user has it after prepare_data.py, and a model named `gpt2` for its jobs."""
     from homer.azure.emulator.emulator import own_workspace
     from homer.azure.emulator.hub import make_hub
 
-    example, state = folder / "example", folder / "state"
-    ignored = shutil.ignore_patterns("data", "outputs", "__pycache__")
-    shutil.copytree(EXAMPLE, example, ignore=ignored)
+    example, state = copy_example(folder), folder / "state"
     (example / "data").mkdir()
     for name in ("training_raw.txt", "validation_raw.txt"):
         shutil.copy(workspace.folder / name, example / "data")

@@ -17,6 +17,13 @@ for folder in (EXAMPLE / "serving", EXAMPLE):
         sys.path.insert(0, str(folder))
 
 from azure_runs import Emulated, make_emulated  # noqa: E402  (needs the path above)
+from deploy_runs import (  # noqa: E402
+    AtOnce,
+    Deploys,
+    interrupt_this_process,
+    register,
+    serving_folder,
+)
 from finetune_runs import Runs, Workspace, make_workspace  # noqa: E402
 from homer.azure.emulator import Emulator  # noqa: E402
 from submit_runs import Submit  # noqa: E402
@@ -84,6 +91,28 @@ def submit(
     # Leaves out the address that only virtual machines of Azure have.
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
     return Submit(submit_emulator, tmp_path)
+
+
+@pytest.fixture
+def deploys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Deploys]:
+    """Calls `aml_deploy.py` in this process, in a workspace with a model and quick servers."""
+    import aml_deploy
+    from homer.azure import deployment, endpoints
+    from homer.azure.emulator import endpoints as emulated_endpoints
+
+    emulator = Emulator(tmp_path / "state", interrupt=interrupt_this_process)
+    (tmp_path / "model").mkdir()
+    register(emulator.state, tmp_path / "model")
+    monkeypatch.setattr(aml_deploy, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr(deployment, "SERVING", serving_folder(tmp_path / "serving"))
+    monkeypatch.setattr(emulated_endpoints, "Server", AtOnce)
+    monkeypatch.setattr(endpoints, "_PAUSE", 0.01)
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    with emulator:
+        yield Deploys(emulator, capsys)
 
 
 @pytest.fixture

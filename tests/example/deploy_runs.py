@@ -17,6 +17,8 @@ from homer.azure.emulator.assets import Assets
 from homer.azure.emulator.protocol import Answer, Request
 from homer.azure.emulator.state import CONTAINER, State
 
+AZ_DELETE = r"az ml online-endpoint delete --name {} --yes --subscription \S+ --resource-group \S+ "
+"""The line that deletes an endpoint, as a regular expression."""
 SCORE = """\
 def init():
     raise ValueError("no such weights")
@@ -59,6 +61,11 @@ class Never(AtOnce):
         return False
 
 
+def operation(match: str, code: str, message: str = "it said so") -> Fault:
+    """A long operation that fails."""
+    return Fault(match, operation={"code": code, "message": message})
+
+
 def register(state: State, model: Path, job: str = "made_up_job") -> None:
     """Registers a folder as a completed job does its output."""
     shutil.copytree(model, state.blobs / CONTAINER / "azureml" / job / "model")
@@ -89,14 +96,11 @@ class Deploys:
         self.emulator.faults[:] = faults
         self.output.readouterr()
         config = ["--ws_config", str(self.emulator.workspace.path)]
-        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
         try:
             status = aml_deploy.main([*config, *options])
         except SystemExit as stop:
             status = int(stop.code or 0)
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             logging.disable(logging.NOTSET)
         printed = self.output.readouterr()
         return status, printed.out + printed.err

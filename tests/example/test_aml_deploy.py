@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from azure_runs import Emulated, Run
+from azure_runs import Emulated, Run, copy_example
 from deploy_runs import register
 from finetune_runs import EXAMPLE
 from homer.azure.deploy_spec import CONDA_FILE, DeploySpec, new_name
@@ -27,6 +27,7 @@ _IDS = (
     (r"(?<=/codes/)[0-9a-f-]{36}", "CODE"),
     (r"(?<=/codes-)[0-9a-f]{8}", "UPLOAD"),
     (r"(?<=CliV2AnonymousEnvironment/versions/)[0-9a-f]+", "HASH"),
+    (r'(?<="made_from": ")[0-9a-f]+', "ID"),
     (r'(?<="hash_sha256": ")[0-9a-f]+', "HASH"),
     (r"(?<=/operations/)[0-9a-f-]{36}", "OPERATION"),
 )
@@ -57,7 +58,7 @@ def deployed(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     state = State(folder / "state", own_workspace(folder / "state"))
     register(state, find_model(model_dir))
     state.save()
-    emulated = Emulated(EXAMPLE, folder / "state", folder / "hub")
+    emulated = Emulated(copy_example(folder), folder / "state", folder / "hub")
     line = f"python aml_deploy.py --ws_config {emulated.config}"
     return emulated, emulated(f"{line} && echo BETWEEN && {line} --delete")
 
@@ -84,7 +85,7 @@ def test_ctrl_c_in_a_process_of_its_own_leaves_nothing(model_dir: Path, tmp_path
     state = State(tmp_path / "state", own_workspace(tmp_path / "state"))
     register(state, find_model(model_dir))
     state.save()
-    emulated = Emulated(EXAMPLE, tmp_path / "state", tmp_path / "hub")
+    emulated = Emulated(copy_example(tmp_path), tmp_path / "state", tmp_path / "hub")
     line = f"python aml_deploy.py --ws_config {emulated.config}"
     run = emulated(line, faults=[{"match": "PUT .*/deployments/blue", "interrupt": True}])
     assert run.done.returncode == 130, run.shown

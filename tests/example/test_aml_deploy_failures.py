@@ -6,44 +6,23 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import aml_deploy
-import homer.azure.deployment as deployment
 import homer.azure.emulator.endpoints as endpoints
+import homer.azure.endpoints as waiting
 import pytest
-from deploy_runs import AtOnce, Deploys, Never, interrupt_this_process, register, serving_folder
-from homer.azure.emulator import Emulator, Fault
+from deploy_runs import AZ_DELETE, Deploys, Never, operation
+from homer.azure.emulator import Fault
 from homer.azure.emulator.serving import Server
 from homer.azure.scoring import ScoringError, ask
 
 pytestmark = pytest.mark.slow
 _BLUE = "PUT .*/deployments/blue$"
 _ENDPOINT = r"PUT .*/onlineEndpoints/[^/]+$"
-_AZ = r"az ml online-endpoint delete --name {} --yes --subscription \S+ --resource-group \S+ "
-
-
-@pytest.fixture
-def deploys(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Deploys]:
-    emulator = Emulator(tmp_path / "state", interrupt=interrupt_this_process)
-    (tmp_path / "model").mkdir()
-    register(emulator.state, tmp_path / "model")
-    monkeypatch.setattr(deployment, "SERVING", serving_folder(tmp_path / "serving"))
-    monkeypatch.setattr(endpoints, "Server", AtOnce)
-    monkeypatch.setattr(deployment, "_PAUSE", 0.01)
-    for name, value in emulator.environment().items():
-        monkeypatch.setenv(name, value)
-    with emulator:
-        yield Deploys(emulator, capsys)
-
-
-def operation(match: str, code: str, message: str = "it said so") -> Fault:
-    return Fault(match, operation={"code": code, "message": message})
 
 
 _QUOTA_TEXT = (
@@ -165,8 +144,21 @@ def test_container_that_crashes_shows_its_log(
 def test_deployment_that_takes_too_long_is_deleted(
     deploys: Deploys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "Server", Never)
-    status, printed = deploys("--timeout", "3")
+    made: list[Never] = []
+
+    class Late(Never):
+        """Hours have passed as soon as it is started."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    clock = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + (7200 if made else 0), sleep=time.sleep
+    )
+    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(endpoints, "Server", Late)
+    status, printed = deploys()
     assert (status, deploys.endpoints) == (5, [])
     assert "the deployment is not done in time" in printed
     assert "--timeout" in printed
@@ -189,7 +181,7 @@ def test_endpoint_that_is_not_ready_is_asked_again(
 def test_kept_deployment_is_left_with_the_line_that_deletes_it(deploys: Deploys) -> None:
     status, printed = deploys("--keep", faults=(operation(_BLUE, "OutOfQuota"),))
     assert status == 5
-    assert re.search(_AZ.format(deploys.endpoints[0]), printed)
+    assert re.search(AZ_DELETE.format(deploys.endpoints[0]), printed)
 
 
 def test_deletion_that_fails_prints_the_line(deploys: Deploys) -> None:
@@ -198,7 +190,7 @@ def test_deletion_that_fails_prints_the_line(deploys: Deploys) -> None:
     assert (status, len(deploys.endpoints)) == (5, 1)
     assert "too many" in printed
     assert "could not be deleted" in printed
-    assert re.search(_AZ.format(deploys.endpoints[0]), printed)
+    assert re.search(AZ_DELETE.format(deploys.endpoints[0]), printed)
 
 
 def test_deletion_waits_for_what_is_still_being_made(deploys: Deploys) -> None:
@@ -260,31 +252,13 @@ def test_second_ctrl_c_prints_the_line(deploys: Deploys) -> None:
     second = Fault("DELETE", status=500, times=9, interrupt=True)
     status, printed = deploys(faults=(first, second))
     assert (status, len(deploys.endpoints)) == (130, 1)
-    assert re.search(_AZ.format(deploys.endpoints[0]), printed)
+    assert re.search(AZ_DELETE.format(deploys.endpoints[0]), printed)
 
 
 def test_ctrl_c_while_the_log_is_read_does_not_stop_the_deletion(deploys: Deploys) -> None:
     faults = (operation(_BLUE, "OutOfQuota"), Fault("POST .*/getLogs", interrupt=True))
     status, printed = deploys(faults=faults)
     assert (status, deploys.endpoints) == (5, []), printed
-
-
-def test_delete_without_a_name_deletes_only_what_is_ours(deploys: Deploys) -> None:
-    root = f"{deploys.emulator.state.workspace_id}/onlineEndpoints"
-    deploys.emulator.state.put(
-        f"{root}/foreign", {"properties": {"authMode": "Key", "properties": {}}}
-    )
-    assert deploys("--endpoint_name", "mine-one")[0] == 0
-    assert deploys("--endpoint_name", "mine-two")[0] == 0
-    status, printed = deploys("--delete")
-    assert (status, len(deploys.endpoints)) == (2, 3)
-    assert "mine-one, mine-two" in printed
-    assert deploys("--delete", "--endpoint_name", "mine-one")[0] == 0
-    assert deploys("--delete")[0] == 0
-    assert deploys.endpoints == ["foreign"]
-    status, printed = deploys("--delete", "--endpoint_name", "mine-two")
-    assert status == 0
-    assert "there is no endpoint mine-two; the workspace has: foreign" in printed
 
 
 def test_gpu_is_refused_where_the_image_could_not_use_it(deploys: Deploys) -> None:

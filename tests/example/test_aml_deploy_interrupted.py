@@ -12,8 +12,9 @@ from pathlib import Path
 
 import homer.azure.emulator.endpoints as endpoints
 import pytest
+from azure_runs import copy_example
 from deploy_runs import AtOnce, register
-from finetune_runs import EXAMPLE, environment
+from finetune_runs import environment
 from homer.azure.emulator import Emulator, Fault
 
 pytestmark = pytest.mark.long
@@ -32,7 +33,8 @@ def test_ctrl_c_at_any_time_leaves_nothing_unsaid(
     command = [sys.executable, "aml_deploy.py", "--ws_config", str(emulator.workspace.path)]
     with emulator:
         process = subprocess.Popen(
-            command, cwd=EXAMPLE, env=environment(tmp_path / "hub") | emulator.environment(),
+            command, cwd=copy_example(tmp_path),
+            env=environment(tmp_path / "hub") | emulator.environment(),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         delay = random.Random(seed).uniform(0, 1.2)

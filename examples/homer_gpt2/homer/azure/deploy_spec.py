@@ -14,8 +14,6 @@ DEPLOYMENT = "blue"
 IMAGE = "mcr.microsoft.com/azureml/curated/minimal-py311-inference:59"
 """Base of the image; what is installed on it is in `environment/serving.yaml`."""
 CONDA_FILE = SERVING.parent / "environment" / "serving.yaml"
-TAG = {"made_by": "aml_deploy.py"}
-"""By it `--delete` finds the endpoints of this script."""
 _CPU_ONLY = "download.pytorch.org/whl/cpu"
 _NAME = re.compile("[a-zA-Z](?:[a-zA-Z0-9-]{1,30}[a-zA-Z0-9])")
 
@@ -32,7 +30,7 @@ class DeploySpec:
     Attributes:
         endpoint_name: Name of the endpoint to make.
         instance_type: Size of the machine that serves.
-        timeout: Seconds for everything.
+        timeout: Seconds until endpoint and deployment are there and the prompt is answered.
         keep: Whether what a failed deployment made is kept.
     """
 

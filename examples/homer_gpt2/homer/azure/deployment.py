@@ -6,13 +6,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from acpt_trainer import Problem
 from homer.azure import errors
-from homer.azure.deploy_spec import CONDA_FILE, DEPLOYMENT, IMAGE, TAG, DeploySpec
+from homer.azure.deploy_spec import CONDA_FILE, DEPLOYMENT, IMAGE, DeploySpec
+from homer.azure.endpoints import az_delete, remove, wait_for
 from homer.azure.errors import AzureError
 from homer.azure.failures import explained
 from homer.azure.job import MODEL_NAME
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 _CANNOT = "Cannot deploy"
 _LOG_LINES = 60
-_CLEANING = 900.0
-"""Seconds that a deletion may take."""
-_PAUSE = 5.0
-"""Seconds before it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,6 @@ class Live:
 
     url: str
     key: str = field(repr=False)
-
-
-def az_delete(config: WorkspaceConfig, name: str) -> str:
-    """The `az` line that deletes an endpoint."""
-    return f"az ml online-endpoint delete --name {name} --yes {config.arguments}"
 
 
 def newest_model(client: MLClient, config: WorkspaceConfig) -> Any:
@@ -71,13 +63,6 @@ def newest_model(client: MLClient, config: WorkspaceConfig) -> Any:
             raise AzureError([problem], _CANNOT, errors.NOT_FOUND) from error
 
 
-def endpoints(client: MLClient, config: WorkspaceConfig) -> dict[str, bool]:
-    """The workspace's endpoints by name, and whether this script made each."""
-    with explained(config, "Cannot list the endpoints"):
-        found = client.online_endpoints.list()
-        return {e.name: (e.tags or {}).items() >= TAG.items() for e in found}
-
-
 class Deployment:
     """Makes an endpoint with one deployment that gets all traffic.
 
@@ -85,6 +70,7 @@ class Deployment:
         client: The workspace.
         config: Names it, for messages.
         spec: What is wanted.
+        tags: Of the endpoint.
         say: Prints.
     """
 
@@ -93,9 +79,11 @@ class Deployment:
         client: MLClient,
         config: WorkspaceConfig,
         spec: DeploySpec,
+        tags: Mapping[str, str],
         say: Callable[[str], None] = print,
     ) -> None:
         self._client, self._config, self._spec, self._say = client, config, spec, say
+        self._tags = dict(tags)
         self._deadline = time.monotonic() + spec.timeout
         self._asked_to_deploy = False
 
@@ -122,7 +110,7 @@ class Deployment:
         name, online = self._spec.endpoint_name, self._client.online_endpoints
         with explained(self._config, _CANNOT):
             self._say(f"making the endpoint {name} ...")
-            endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=dict(TAG))
+            endpoint = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=self._tags)
             self._wait(online.begin_create_or_update(endpoint), "the endpoint")
             self._say("deploying; the first time an image is built, which takes 10 to 20 minutes")
             self._asked_to_deploy = True
@@ -134,8 +122,13 @@ class Deployment:
             key = online.get_keys(name).primary_key
             return Live(online.get(name).scoring_uri, key)
 
-    def _wait(self, poller: Any, what: str, deadline: float | None = None) -> None:
-        wait_for(poller, what, deadline or self._deadline, self._say)
+    def _wait(self, poller: Any, what: str) -> None:
+        late = Problem(f"{what} is not done in time", "--timeout", "give more seconds")
+        wait_for(poller, what, self._deadline, self._say, late)
+
+    def patience(self, most: float = 60) -> float:
+        """Seconds for which an endpoint that does not answer yet is asked again."""
+        return min(most, max(0.0, self._deadline - time.monotonic()))
 
     def _roll_back(self, error: BaseException) -> None:
         name = self._spec.endpoint_name
@@ -207,54 +200,3 @@ def _deployment(spec: DeploySpec, version: str) -> ManagedOnlineDeployment:
         readiness_probe=probe,
         tags={"model": f"{MODEL_NAME}:{version}"},
     )
-
-
-def wait_for(poller: Any, what: str, deadline: float, say: Callable[[str], None]) -> None:
-    """Waits for a long operation, and says every half minute that it still does.
-
-    `poller.result(timeout)` of azure-ai-ml 1.35 raises an `AttributeError` when time is up.
-
-    Raises:
-        AzureError: If it takes too long.
-    """
-    started = said = time.monotonic()
-    while not poller.done():
-        poller.wait(1.0)
-        now = time.monotonic()
-        if now > deadline and not poller.done():
-            problem = Problem(f"{what} is not done in time", "--timeout", "give more seconds")
-            raise AzureError([problem], "Gave up", errors.SERVICE)
-        if now - said >= 30:
-            said = now
-            say(f"\nstill waiting for {what}: {now - started:.0f} s")
-    # The SDK prints dots without an end of line.
-    say(f"\n{what}: {poller.status()} after {time.monotonic() - started:.0f} s")
-    poller.result()
-
-
-def remove(
-    client: MLClient,
-    config: WorkspaceConfig,
-    name: str,
-    say: Callable[[str], None],
-) -> None:
-    """Deletes an endpoint and its deployments; one that is not there is no error.
-
-    Raises:
-        AzureError: If it cannot be deleted.
-    """
-    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-
-    deadline = time.monotonic() + _CLEANING
-    with explained(config, "Cannot delete the endpoint"):
-        while True:
-            try:
-                wait_for(client.online_endpoints.begin_delete(name), "the deletion", deadline, say)
-                return
-            except ResourceNotFoundError:
-                return
-            except HttpResponseError as error:
-                # What is still being made cannot be deleted yet.
-                if error.status_code != 409 or time.monotonic() > deadline:
-                    raise
-                time.sleep(_PAUSE)

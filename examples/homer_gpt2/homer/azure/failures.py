@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ _CODES = {
         errors.NOT_FOUND,
         "`workspace_name` in {path}",
         "mend it: `az ml workspace list --subscription {subscription_id} "
-        "--resource-group {resource_group}` shows the workspaces",
+        "--resource-group {quoted_group}` shows the workspaces",
     ),
     "AuthorizationFailed": _Row(
         errors.NOT_FOUND,
@@ -204,7 +205,7 @@ def _of_the_rest(error: Exception, config: WorkspaceConfig, headline: str) -> Az
 
 
 def _made(what: str, row: _Row, config: WorkspaceConfig, headline: str) -> AzureError:
-    names = vars(config)
+    names = vars(config) | {"quoted_group": shlex.quote(config.resource_group)}
     problem = Problem(what, row.where.format(**names), row.fix.format(**names))
     return AzureError([problem], headline, row.status)
 

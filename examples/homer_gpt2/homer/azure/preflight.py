@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def _described(compute: Any) -> str:
 
 def _create_line(spec: JobSpec, config: WorkspaceConfig) -> str:
     return (
-        f"az ml compute create --type AmlCompute --name {spec.compute} --size SIZE "
+        f"az ml compute create --type AmlCompute --name {shlex.quote(spec.compute)} --size SIZE "
         f"--min-instances 0 --max-instances {spec.nnode} {config.arguments}"
     )
 

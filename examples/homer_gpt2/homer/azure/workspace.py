@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +33,10 @@ class WorkspaceConfig:
     @property
     def arguments(self) -> str:
         """The options by which `az ml` finds the same workspace."""
+        group, workspace = shlex.quote(self.resource_group), shlex.quote(self.workspace_name)
         return (
-            f"--subscription {self.subscription_id} --resource-group {self.resource_group} "
-            f"--workspace-name {self.workspace_name}"
+            f"--subscription {shlex.quote(self.subscription_id)} --resource-group {group} "
+            f"--workspace-name {workspace}"
         )
 
 
