@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import subprocess
+import shlex
 import sys
 import tempfile
 import time
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from homer import foreground
 from homer.azure import errors
 from homer.azure.errors import AzureError, not_installed, reported
 from homer.azure.job import EXPERIMENT, MODEL_NAME, RUN_CONFIGS, JobSpec
@@ -111,53 +112,15 @@ def submit(client: MLClient, config: WorkspaceConfig, spec: JobSpec) -> Any:
     """Uploads code and environment, submits the job and returns it."""
     from azure.ai.ml import load_job
     from homer.azure.failures import explained
+    from homer.azure.following import send
 
     # A name of ours: a request that is sent again makes no second job, and one that is cut off
     # leaves a job that can be named.
     name = f"{EXPERIMENT}-{spec.run_config}-{secrets.token_hex(4)}"
-    try:
-        with tempfile.TemporaryDirectory() as folder, explained(config, _CANNOT):
-            job = load_job(stage(spec, Path(folder)))
-            job.name = name
-            return client.jobs.create_or_update(job)
-    except KeyboardInterrupt:
-        print(f"\nif the job was sent already, this ends it: {cancel_line(name, config)}")
-        raise
-
-
-def cancel_line(name: str, config: WorkspaceConfig) -> str:
-    """The `az` command that ends a job."""
-    return f"az ml job cancel --name {name} {config.arguments}"
-
-
-def wait(client: MLClient, config: WorkspaceConfig, job: Any) -> None:
-    """Shows the job's log until it has ended, and what was registered.
-
-    Raises:
-        AzureError: If it did not complete.
-    """
-    from homer.azure.failures import explained
-
-    headline = f"The job {job.name} did not end well"
-    try:
-        with explained(config, headline):
-            client.jobs.stream(job.name)
-            # The log's end says nothing of a job that was cancelled.
-            status = client.jobs.get(job.name).status
-            if status == "Completed":
-                model = client.models.get(MODEL_NAME, label="latest")
-    except KeyboardInterrupt:
-        print(f"\nthe job goes on; this ends it: {cancel_line(job.name, config)}", flush=True)
-        raise
-    except AzureError as error:
-        problem = Problem("see its log", job.studio_url, "mend what failed and submit again")
-        raise AzureError([*error.problems, problem], headline, error.status) from error.__cause__
-    if status != "Completed":
-        fix = "submit it again; a job on low-priority nodes goes on by itself"
-        # An enumeration, or text where the service knows more states than the SDK.
-        problem = Problem(f"its status is {getattr(status, 'value', status)}", job.studio_url, fix)
-        raise AzureError([problem], headline, errors.SERVICE)
-    print(f"registered: {MODEL_NAME}, version {model.version}")
+    with tempfile.TemporaryDirectory() as folder, explained(config, _CANNOT):
+        job = load_job(stage(spec, Path(folder)))
+        job.name = name
+        return send(client, config, job)
 
 
 def dry_run(config: WorkspaceConfig, spec: JobSpec) -> None:
@@ -179,10 +142,10 @@ def run_here(spec: JobSpec) -> int:
     output = HERE / "outputs" / "local" / f"{spec.run_config}-{stamp}"
     folders = (str(output / "model"), str(output / "checkpoints"))
     command = spec.local_command(sys.executable, *folders)
-    print(f"running here: {' '.join(command)}", flush=True)
-    status = subprocess.run(command, cwd=HERE, check=False).returncode
+    print(f"running here: {shlex.join(command)}", flush=True)
+    status = foreground.run(command, HERE)
     if status == 0:
-        print(f"next: python aml_deploy.py --local {output / 'model'}")
+        print(f"next: python aml_deploy.py --local {shlex.quote(folders[0])}")
     return status
 
 
@@ -203,8 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = submit(client, config, spec)
         print(f"job: {job.name}\nstudio: {job.studio_url}", flush=True)
         if args.wait:
-            wait(client, config, job)
-        print(f"next, when it has completed: python aml_deploy.py --ws_config {args.ws_config}")
+            from homer.azure.following import follow
+
+            print(f"registered: {MODEL_NAME}, version {follow(client, config, job)}")
+        config_file = shlex.quote(str(args.ws_config))
+        print(f"next, when it has completed: python aml_deploy.py --ws_config {config_file}")
     return 0
 
 

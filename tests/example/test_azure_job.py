@@ -230,11 +230,11 @@ def test_local_runs_the_command_here(
 ) -> None:
     ran: list[list[str]] = []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], cwd: Path) -> int:
         ran.append(command)
-        return subprocess.CompletedProcess(command, len(ran) - 1)
+        return len(ran) - 1
 
-    monkeypatch.setattr(aml_finetune.subprocess, "run", run)
+    monkeypatch.setattr(aml_finetune.foreground, "run", run)
     monkeypatch.setattr(aml_finetune, "HERE", tmp_path)
     assert call("--local", "--run_config", "ds", "--nproc_per_node", "2") == 0
     model = ran[0][ran[0].index("--output_dir") + 1]

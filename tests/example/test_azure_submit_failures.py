@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from homer.azure import following
 from homer.azure.emulator import Fault
 from submit_runs import DONE, Submit
 
@@ -174,7 +175,10 @@ def test_wait_fails_with_the_job(
     assert "next" not in shown.out
 
 
-def test_wait_says_when_no_model_was_registered(submit: Submit, capsys: Any) -> None:
+def test_wait_says_when_no_model_was_registered(
+    submit: Submit, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_PAUSE", 0.0)
     assert submit("--wait") == 4
     assert "acpt-gpt2" in capsys.readouterr().err
 
@@ -189,6 +193,16 @@ def test_interrupted_submission_names_the_job_that_may_be_there(
     shown = capsys.readouterr()
     assert "az ml job cancel --name homer-gpt2-no_acc-" in shown.out
     assert "interrupted" in shown.err
+
+
+def test_job_whose_answer_is_lost_can_be_ended(submit: Submit, capsys: Any) -> None:
+    """It runs, and the SDK's own further tries are not answered either."""
+    lost = Fault("PUT .*/jobs/", times=9, drop_after=True, job={"status": "Completed"})
+    assert submit(faults=(lost,)) == 5
+    shown = capsys.readouterr()
+    name = submit.sent("PUT", "/jobs/")[0]["path"].rsplit("/", 1)[1]
+    assert f"az ml job cancel --name {name}" in shown.out
+    assert "no answer from Azure" in shown.err
 
 
 def test_interrupted_wait_says_how_to_end_the_job(submit: Submit, capsys: Any) -> None:

@@ -148,7 +148,10 @@ class Emulator:
                 body = error if fault.body is None else fault.body
                 return Answer(fault.status, body, dict(fault.headers))
             request = dataclasses.replace(request, fault=fault)
-        return self._route(request)
+        answer = self._route(request)
+        if fault is not None and fault.drop_after:
+            raise Dropped
+        return answer
 
     def _route(self, request: Request) -> Answer:
         if request.host == "login.microsoftonline.com":

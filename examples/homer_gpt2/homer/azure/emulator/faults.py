@@ -22,6 +22,7 @@ class Fault:
         skip: How many it lets pass before.
         interrupt: Send SIGINT to the command, as Ctrl-C would, and answer as usual.
         drop: Close the connection without an answer.
+        drop_after: The same, after the request was carried out.
         status: HTTP status of the answer; its body is an error of ARM with `code` and `message`.
         code: Error code.
         message: Error text.
@@ -38,6 +39,7 @@ class Fault:
     skip: int = 0
     interrupt: bool = False
     drop: bool = False
+    drop_after: bool = False
     status: int | None = None
     code: str = "Injected"
     message: str = "injected by the emulator"
