@@ -56,7 +56,7 @@ def test_checkpointing_of_the_model_becomes_recompute_with_pytorchs_gradients() 
         for (name, a), b in zip(model.named_parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
 
-    found = newest(forward).recompute
+    found, saving = newest(forward).recompute, newest(forward).summary.activations_mb
     assert found.level == 1
     assert found.operators["Softmax"] == 2, "the attention weights of both layers"
     assert found.operators["FastGelu"] == 2
@@ -66,6 +66,7 @@ def test_checkpointing_of_the_model_becomes_recompute_with_pytorchs_gradients() 
     model(**batch())
     assert newest(forward).recompute is None
     assert len(forward.graphs) == 2
+    assert 0 < saving < newest(forward).summary.activations_mb / 2
 
 
 def gradients(model: nn.Module, recompute: int) -> list[torch.Tensor]:

@@ -67,4 +67,7 @@ def test_summary_is_plain_data_for_a_report() -> None:
         "after_graph": [],
         "export_seconds": 0.0,
         "build_seconds": 0.0,
+        "weights_mb": 0.0,
+        "activations_mb": 0.0,
+        "activations_unsized": 0,
     }

@@ -292,6 +292,9 @@ def test_status_is_engaged_with_evidence_of_the_graph(monkeypatch: pytest.Monkey
         "after_graph": [],
         "export_seconds": 4.0,  # of all graphs
         "build_seconds": 2.0,
+        "weights_mb": 0.0,
+        "activations_mb": 0.0,
+        "activations_unsized": 0,
         "cache": "hit, miss",
         "shape_guards": 2,
         "checks_made_once": ["a"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,29 @@ def shared(graph: Any) -> Shared:
     Args:
         graph: The `onnx.ModelProto` that runs.
     """
+    used, memory = _read_again(graph)
+    yields = (node for node in graph.graph.node if node.op_type == "YieldOp")
+    return Shared(
+        frozenset(i for y in yields for i, name in enumerate(y.input) if memory(name) in used),
+        frozenset(given.name for given in graph.graph.input if given.name in used),
+    )
+
+
+def kept(graph: Any) -> list[str]:
+    """Names of the tensors that the forward half of a graph computes and keeps for the other.
+
+    Inputs, weights and constants are not among them. A view counts as what it is a view of.
+
+    Args:
+        graph: The `onnx.ModelProto` that runs.
+    """
+    ahead, (used, _) = forward_nodes(graph), _read_again(graph)
+    nodes = (n for i, n in enumerate(graph.graph.node) if i in ahead)
+    return [name for node in nodes for name in node.output if name and name in used]
+
+
+def _read_again(graph: Any) -> tuple[set[str], Callable[[str], str]]:
+    """The memory that the backward half reads, and which memory a tensor of the other half is."""
     ahead = forward_nodes(graph)
     same: dict[str, str] = {}
 
@@ -61,19 +85,13 @@ def shared(graph: Any) -> Shared:
         return name
 
     used: set[str] = set()
-    yielded: list[str] = []
     for index, node in enumerate(graph.graph.node):
-        if node.op_type == "YieldOp":
-            yielded = list(node.input)
-        elif index in ahead:
+        if index in ahead:
             if node.op_type in _VIEWS:
                 same[node.output[0]] = memory(node.input[0])
-        elif node.op_type not in _OF_SHAPES:
+        elif node.op_type not in _OF_SHAPES and node.op_type != "YieldOp":
             used.update(map(memory, node.input))
-    return Shared(
-        frozenset(i for i, name in enumerate(yielded) if memory(name) in used),
-        frozenset(given.name for given in graph.graph.input if given.name in used),
-    )
+    return used, memory
 
 
 def keep_promises(stack: ExitStack) -> None:

@@ -16,6 +16,7 @@ from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained, first_line
 from acpt_trainer.ort.export import Export
 from acpt_trainer.ort.graph import GraphSummary, summarize
+from acpt_trainer.ort.memory import Held, held
 from acpt_trainer.ort.nested import after_graph
 from acpt_trainer.ort.reads import changed
 from acpt_trainer.ort.recompute import Recompute
@@ -135,17 +136,23 @@ def build(
             record = call.record
             raise explained(error, call.model, record.failed_at, record.refusal) from error
         cuda.verify_provider(module)
-        if folder:
-            graph.recompute = recompute.evidence(module, level, folder, name)
+        running = recompute.running(folder) if folder else None
+        if running is not None:
+            graph.recompute = recompute.evidence(module, level, running, name)
     graph.cache_use = export.cache_use
     graph.summary = replace(
-        _summary(module, export), after_graph=list(after_graph(call.record.structure))
+        _summary(module, export, held(_built(module), graph.shapes, running)),
+        after_graph=list(after_graph(call.record.structure)),
     )
     return graph, outputs
 
 
-def _summary(module: Any, export: Export) -> GraphSummary:
-    """What was built, and the seconds until it could run."""
+def _built(module: Any) -> Any:
+    return module._torch_module._execution_manager(True)._onnx_models.optimized_model
+
+
+def _summary(module: Any, export: Export, memory: Held) -> GraphSummary:
+    """What was built, what it holds in memory, and the seconds until it could run."""
     from onnxruntime.training.ortmodule._logger import ORTModuleInitPhase
 
     manager = module._torch_module._execution_manager(True)
@@ -159,4 +166,5 @@ def _summary(module: Any, export: Export) -> GraphSummary:
 
     exported = seconds(ORTModuleInitPhase.EXPORT)
     rest = seconds(ORTModuleInitPhase.EndToEnd) - exported
-    return summarize(manager._onnx_models.optimized_model, export.seconds + exported, rest)
+    summary = summarize(_built(module), export.seconds + exported, rest)
+    return replace(summary, **memory.to_dict())

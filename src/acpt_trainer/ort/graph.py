@@ -23,6 +23,11 @@ class GraphSummary:
         after_graph: Functions that PyTorch computes from the graph's outputs.
         export_seconds: Seconds to export the model to ONNX.
         build_seconds: Seconds to build the gradient graph and the session.
+        weights_mb: Memory of the parameters, buffers and constants that the graph takes, in 10^6
+            bytes; see `memory`.
+        activations_mb: Memory of what the forward half keeps for the backward half of the first
+            batch.
+        activations_unsized: Kept tensors that are not counted, since the graph has no sizes.
     """
 
     nodes: int
@@ -33,6 +38,9 @@ class GraphSummary:
     after_graph: list[str] = field(default_factory=list)
     export_seconds: float = 0.0
     build_seconds: float = 0.0
+    weights_mb: float = 0.0
+    activations_mb: float = 0.0
+    activations_unsized: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain data for a report."""

@@ -147,23 +147,27 @@ def _draws(plan: str) -> bool:
     return any(name in plan for name in _RANDOM)
 
 
-def evidence(module: Any, level: int, folder: str, model: str) -> Recompute:
+def running(folder: str) -> Any:
+    """The graph that runs, as ORTModule left it in a folder; see `planned`."""
+    import onnx
+
+    (name,) = (n for n in os.listdir(folder) if "execution_model" in n)
+    return onnx.load(os.path.join(folder, name), load_external_data=False)
+
+
+def evidence(module: Any, level: int, graph: Any, model: str) -> Recompute:
     """Reads from the graph that runs what is computed again.
 
     Args:
         module: The ORTModule.
         level: The level asked for.
-        folder: Where ORTModule left the graph; see `planned`.
+        graph: The graph that runs.
         model: The model's class, for the message.
 
     Raises:
         GraphBuildError: If nothing is computed again, so that no memory is saved.
     """
-    import onnx
-
-    (name,) = (n for n in os.listdir(folder) if "execution_model" in n)
-    nodes = onnx.load(os.path.join(folder, name), load_external_data=False).graph.node
-    operators = Counter(n.op_type for n in nodes if n.name.endswith(_SUFFIX))
+    operators = Counter(n.op_type for n in graph.graph.node if n.name.endswith(_SUFFIX))
     if not operators:
         raise GraphBuildError(
             f"ONNX Runtime found nothing to compute again in the training graph of {model}, so "

@@ -82,6 +82,8 @@ def _page(found: dict[str, Any]) -> str:
         "custom autograd functions": found["python_ops"],
         "dropout nodes": found["dropout_ops"],
         "computed by PyTorch after the graph": ", ".join(found["after_graph"]) or "none",
+        "memory of weights, 10^6 bytes": found["weights_mb"],
+        "memory kept for the backward half": found["activations_mb"],
         "seconds to export": found["export_seconds"],
         "seconds to build": found["build_seconds"],
         "graphs": found["graphs"],
