@@ -14,6 +14,11 @@ from acpt_trainer.cli import app, env
 from acpt_trainer.strategies import ort_inspect
 
 
+def kept(intact: bool) -> dict[str, object]:
+    versions = {"torch": "9.8", "onnxruntime": "7.6", "compiler": "c++ 5"}
+    return {"folder": "there", "intact": intact, **versions}
+
+
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime's part without ONNX Runtime."""
@@ -23,6 +28,10 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         "patches": [
             {"name": "one", "needed": True, "scope": "build", "why": "it breaks"},
             {"name": "other", "needed": False, "scope": "process", "why": "it broke"},
+        ],
+        "extensions": [
+            {"name": "first", "loaded": True, "built": [kept(True), kept(False)]},
+            {"name": "second", "loaded": False, "built": []},
         ],
     }
     monkeypatch.setattr(env, "onnxruntime_training", lambda: part)
@@ -37,6 +46,14 @@ def test_text_and_json_say_the_same(no_engine: None) -> None:
     assert "+ one (build)" in text
     assert "- other (process)" in text
     assert found["ort"]["providers"][0] in text
+    assert (
+        "extensions    first (loaded)\n"
+        "              built: torch 9.8, onnxruntime 7.6, c++ 5\n"
+        "              torn, to be built again: there\n"
+        "              second (not loaded)\n"
+        "              not built; a graph that needs it builds it\n"
+    ) in text
+    assert [e["name"] for e in found["ort"]["extensions"]] == ["first", "second"]
     assert "check" not in found
 
 

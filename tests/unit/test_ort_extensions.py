@@ -250,3 +250,26 @@ def test_require_engages_an_extension_once(monkeypatch: pytest.MonkeyPatch) -> N
         assert extensions.require("aten_op_executor", operator="aten::made_up") is made
     assert engaged == [made]
     assert extensions.loaded() == ("aten_op_executor",)
+
+
+def test_what_is_built_and_loaded_is_shown_and_nothing_is_made(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from acpt_trainer.strategies.ort_inspect import extensions as shown
+
+    monkeypatch.setattr(extensions, "_loaded", {})
+    assert [(e["name"], e["loaded"], e["built"]) for e in shown()] == [
+        ("torch_interop_utils", False, []),
+        ("aten_op_executor", False, []),
+    ]
+    assert not cache.exists()
+    library = store.obtain(INTEROP, Compiler())
+    monkeypatch.setitem(extensions._loaded, INTEROP.name, types.ModuleType(INTEROP.name))
+    first, second = shown()
+    assert (first["loaded"], second["loaded"], second["built"]) == (True, False, [])
+    (built,) = first["built"]
+    assert (built["folder"], built["intact"]) == (str(library.parent), True)
+    assert built["compiler"] == "g++ 99"
+    garble(library)
+    (torn,) = shown()[0]["built"]
+    assert (torn["intact"], torn["torch"]) == (False, None)

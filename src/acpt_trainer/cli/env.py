@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +63,7 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def onnxruntime_training() -> dict[str, Any]:
-    """Providers, patches and compiler, or what `ort` lacks to start."""
+    """Providers, patches and extensions, or what `ort` lacks to start."""
     from acpt_trainer.strategies import ort_inspect
 
     missing = [p.what for p in get_strategy("ort").problems()]
@@ -73,7 +73,12 @@ def onnxruntime_training() -> dict[str, Any]:
         providers = ort_inspect.providers()
     except (ImportError, OSError) as error:  # a library that its binary needs is not here
         return {"missing": [f"ONNX Runtime cannot be loaded: {error}"]}
-    return {"missing": [], "providers": providers, "patches": ort_inspect.patch_states()}
+    return {
+        "missing": [],
+        "providers": providers,
+        "patches": ort_inspect.patch_states(),
+        "extensions": ort_inspect.extensions(),
+    }
 
 
 def gathered() -> dict[str, Any]:
@@ -113,6 +118,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"              missing: {need}" for need in compiler["missing"])
     ort = found["ort"]
     yield "onnxruntime   " + ("; ".join(ort["missing"]) or ", ".join(ort["providers"]))
+    yield from _extension_lines(ort.get("extensions", ()))
     yield "deepspeed     " + ("installed" if found["deepspeed"] else "not installed")
     yield "environment   " + (", ".join(f"{k}={v}" for k, v in found["environment"].items()) or "-")
     if ort.get("patches"):
@@ -120,6 +126,22 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for patch in ort.get("patches", ()):
         yield f"  {'+' if patch['needed'] else '-'} {patch['name']} ({patch['scope']})"
         yield f"      {patch['why']}"
+
+
+def _extension_lines(extensions: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What is built on demand, each time it is built, and whether this process uses it."""
+    title = "extensions"
+    for extension in extensions:
+        built = [
+            f"built: torch {b['torch']}, onnxruntime {b['onnxruntime']}, {b['compiler']}"
+            if b["intact"]
+            else f"torn, to be built again: {b['folder']}"
+            for b in extension["built"]
+        ] or ["not built; a graph that needs it builds it"]
+        state = "loaded" if extension["loaded"] else "not loaded"
+        yield f"{title:<14}{extension['name']} ({state})"
+        yield from (f"              {line}" for line in built)
+        title = ""
 
 
 def _check_lines(outcome: Mapping[str, list[str]]) -> Iterator[str]:

@@ -27,11 +27,14 @@ def cache_dir(kind: str, root: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         OSError: If it is not there and cannot be made.
     """
-    if root is None:
-        root = os.environ.get(VARIABLE) or default_root()
-    folder = Path(root).expanduser() / kind
+    folder = (cache_root() if root is None else Path(root).expanduser()) / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def cache_root() -> Path:
+    """The user's folder for everything that is kept; it may not be there yet."""
+    return Path(os.environ.get(VARIABLE) or default_root()).expanduser()
 
 
 def default_root() -> Path:

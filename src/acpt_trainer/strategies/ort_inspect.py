@@ -46,6 +46,18 @@ def toolchain() -> dict[str, Any]:
     }
 
 
+def extensions() -> list[dict[str, Any]]:
+    """The extensions that are built on demand: what is kept of each, and whether it is loaded."""
+    from acpt_trainer.ort import extensions as on_demand
+    from acpt_trainer.ort.extensions import store
+    from acpt_trainer.ort.extensions.sources import EXTENSIONS
+
+    loaded = on_demand.loaded()
+    return [
+        {"name": name, "loaded": name in loaded, "built": store.kept(name)} for name in EXTENSIONS
+    ]
+
+
 def self_check() -> dict[str, list[str]]:
     """Trains a small step in ONNX Runtime and compares it with PyTorch's.
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from acpt_trainer import toolchain as tools
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort.cache_dir import VARIABLE, cache_dir, taking_turns
+from acpt_trainer.ort.cache_dir import VARIABLE, cache_dir, cache_root, taking_turns
 from acpt_trainer.ort.extensions.sources import ENTRY, Extension, edited
 
 logger = logging.getLogger(__name__)
@@ -82,13 +82,40 @@ def obtain(extension: Extension, compile: Compile | None = None) -> Path:
         ) from error
 
 
+def kept(name: str) -> list[dict[str, Any]]:
+    """What is built of an extension in the user's cache, for whichever versions.
+
+    Nothing is made: without a cache there is nothing.
+
+    Returns:
+        For each entry its folder, whether its library is whole, and what its marker says of its
+        versions and compiler.
+    """
+    found = []
+    for entry in sorted((cache_root() / "extensions").glob(f"{name}-*")):
+        if entry.is_dir() and (entry / MARKER).is_file():
+            found.append(
+                {"folder": str(entry), "intact": intact(entry, name) is not None}
+                | {key: _marker(entry).get(key) for key in ("torch", "onnxruntime", "compiler")}
+            )
+    return found
+
+
+def _marker(entry: Path) -> dict[str, Any]:
+    """What an entry says of itself; empty where that cannot be read."""
+    try:
+        marker = json.loads((entry / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
 def intact(entry: Path, name: str) -> Path | None:
     """The library of an entry, if it is the one that was built there."""
     library = entry / f"{name}{_SUFFIX}"
     try:
-        marker = json.loads((entry / MARKER).read_text(encoding="utf-8"))
-        whole = marker["sha256"] == hashlib.sha256(library.read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = _marker(entry)["sha256"] == hashlib.sha256(library.read_bytes()).hexdigest()
+    except (OSError, KeyError):
         return None
     return library if whole else None
 
