@@ -20,7 +20,7 @@ from homer.azure.owner import own_tags
 from homer.azure.scoring import PROMPT, ScoringError, ask
 from homer.azure.workspace import WorkspaceConfig, load_workspace
 from homer.foreground import ended_like_ctrl_c
-from homer.local_server import ServerError, serving
+from homer.local_server import LocalServer, ServerError, serving
 
 from acpt_trainer import ConfigurationError, Problem, raise_if_any
 
@@ -137,6 +137,14 @@ def deploy(args: argparse.Namespace, config: WorkspaceConfig) -> None:
         f"{config.arguments}")  # fmt: skip
 
 
+def ask_here(server: LocalServer, prompt: str) -> dict[str, object]:
+    """Asks the server of this machine; its log goes with it, so its end is in the error."""
+    try:
+        return ask(server.scoring_url, prompt)
+    except ScoringError as error:
+        raise ServerError(f"{error}; {server.said()}") from error
+
+
 def serve_here(args: argparse.Namespace) -> None:
     """Serves a model folder on this machine, and asks the sample prompt.
 
@@ -148,14 +156,15 @@ def serve_here(args: argparse.Namespace) -> None:
         try:
             with serving(args.local, log, port=args.port, timeout=args.timeout) as server:
                 say(f"serving {args.local} on {server.url}")
-                show(args.prompt, ask(server.scoring_url, args.prompt), server.scoring_url)
+                show(args.prompt, ask_here(server, args.prompt), server.scoring_url)
                 if args.serve:
                     data = '{"prompt": "Sing, O goddess", "seed": 7}'
                     say(f"try: curl {server.scoring_url} --data '{data}'\nCtrl-C ends it")
                     server.process.wait()
                     server.check()
-        except (ServerError, ScoringError) as error:
-            problem = Problem(str(error), f"--local {args.local}", "mend what the log names")
+        except ServerError as error:
+            fix = "mend what it names; another port is taken with --port"
+            problem = Problem(str(error), f"--local {args.local}", fix)
             raise AzureError([problem], "Cannot serve", errors.SERVICE) from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from homer.azure import staging
 from homer.azure.emulator import Fault
+from homer.azure.sizes import has_gpu, too_old_gpu
 from submit_runs import Submit
 
 GOLDEN = Path(__file__).parent / "golden" / "aml_submit.json"
@@ -110,9 +111,32 @@ def test_sizes_that_may_not_be_listed_are_no_obstacle(submit: Submit, capsys: An
     assert "has no GPU" in capsys.readouterr().err
 
 
-def test_retired_gpus_are_warned_about(submit: Submit, capsys: Any) -> None:
+def test_gpus_without_code_in_torch_are_warned_about(submit: Submit, capsys: Any) -> None:
     assert submit("--compute", "k80", "--nproc_per_node", "1") == 0
-    assert "note: Standard_NC6 has K80 GPUs, which Azure retired" in capsys.readouterr().out
+    assert "note: Standard_NC6 has K80 GPUs, which the image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("size", "gpu"),
+    [
+        ("Standard_NC24r_Promo", "K80"),
+        ("STANDARD_NV12", "M60"),
+        ("Standard_NV12s_v3", "M60"),
+        ("Standard_ND24rs", "P40"),
+        ("Standard_NC6s_v2", "P100"),
+        ("Standard_NC24rs_v3", "V100"),
+        ("Standard_ND40rs_v2", "V100"),
+        ("Standard_NC4as_T4_v3", None),
+        ("Standard_NC24ads_A100_v4", None),
+        ("Standard_ND96asr_v4", None),
+        ("Standard_NV36ads_A10_v5", None),
+        ("Standard_ND96isr_H100_v5", None),
+    ],
+)
+def test_gpu_of_a_size_is_known_by_its_series(size: str, gpu: str | None) -> None:
+    assert too_old_gpu(size) == gpu
+    assert has_gpu(size)
+    assert not has_gpu("Standard_DS3_v2")
 
 
 def test_idle_gpus_are_said(submit: Submit, capsys: Any) -> None:

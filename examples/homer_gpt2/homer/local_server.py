@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,11 +56,14 @@ class LocalServer:
         """Raises `ServerError` with what the log says if the server has ended."""
         status = self.process.poll()
         if status is not None:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            # score.py says in one line what the server shows as two stack traces.
-            said = [line for line in lines if "cannot serve: " in line][-1:] or lines[-15:]
-            listed = "\n".join(f"    {line}" for line in said)
-            raise ServerError(f"the server ended with status {status}; {self.log} says:\n{listed}")
+            raise ServerError(f"the server ended with status {status}; {self.said()}")
+
+    def said(self) -> str:
+        """The end of its log, for a message: the log may be gone by the time that it is read."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        # score.py says in one line what the server shows as two stack traces.
+        said = [line for line in lines if "cannot serve: " in line][-1:] or lines[-15:]
+        return "its log ends with:\n" + "\n".join(f"    {line}" for line in said)
 
     def healthy(self) -> bool:
         """Whether the health probe is answered."""
@@ -68,7 +72,7 @@ class LocalServer:
         try:
             with opener.open(f"{self.url}/", timeout=5) as answer:
                 return bool(answer.status == 200)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
 
@@ -79,8 +83,6 @@ def serving(
     *,
     port: int = 0,
     timeout: float = 300,
-    code_dir: Path = SERVING,
-    settings: Mapping[str, str] | None = None,
 ) -> Iterator[LocalServer]:
     """Serves a model folder for the time of a `with` block.
 
@@ -92,17 +94,15 @@ def serving(
         log: File for what the server writes.
         port: Where to listen; 0 takes a free one.
         timeout: Seconds that it may take to start.
-        code_dir: Holds `score.py`.
-        settings: Further environment variables, such as the limits of `score.py`.
 
     Raises:
         ServerError: If it ends or does not answer in time.
     """
-    port = port or _free_port()
-    environment = os.environ | SERVER_SETTINGS | dict(settings or {})
+    port = _free_port(port)
+    environment = os.environ | SERVER_SETTINGS
     environment |= {
         "AZUREML_ENTRY_SCRIPT": "score.py",
-        "AML_APP_ROOT": str(code_dir.resolve()),
+        "AML_APP_ROOT": str(SERVING.resolve()),
         "AZUREML_MODEL_DIR": str(model_dir.resolve()),
     }
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
@@ -130,8 +130,11 @@ def _wait(server: LocalServer, timeout: float) -> None:
     while not server.healthy():
         server.check()
         if time.monotonic() > deadline:
-            raise ServerError(f"the server did not answer in {timeout:.0f} s; see {server.log}")
+            what = f"the server did not answer in {timeout:.0f} s"
+            raise ServerError(f"{what}; {server.said()}")
         time.sleep(0.1)
+    # Another program may have taken the port meanwhile, and have answered.
+    server.check()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -143,8 +146,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
+    """The port, or any free one for 0; a taken one would let another program answer for us."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        # As gunicorn does: connections that are closing are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ServerError(f"cannot listen on port {wanted}: {why}") from error
         port: int = probe.getsockname()[1]
         return port

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from acpt_trainer import Problem
 from homer.azure.job import MODEL_NAME
+from homer.azure.sizes import has_gpu
 from homer.local_server import SERVING
 
 DEPLOYMENT = "blue"
@@ -49,7 +50,7 @@ class DeploySpec:
         if not re.fullmatch(r"Standard_\w+", self.instance_type):
             what = f"{self.instance_type!r} is no size of a machine"
             found.append(Problem(what, "--instance_type", "give one such as Standard_DS3_v2"))
-        elif self.instance_type.startswith("Standard_N") and _CPU_ONLY in CONDA_FILE.read_text():
+        elif has_gpu(self.instance_type) and _CPU_ONLY in CONDA_FILE.read_text():
             what = f"{self.instance_type} has a GPU, and the image's torch uses none"
             fix = (
                 f"take a size without one, or remove {_CPU_ONLY} from environment/{CONDA_FILE.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,13 @@ from acpt_trainer import Problem
 from homer.azure import errors
 from homer.azure.failures import explained
 from homer.azure.job import JobSpec
+from homer.azure.sizes import has_gpu, too_old_gpu
 from homer.azure.workspace import WorkspaceConfig
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
 _CLUSTER, _INSTANCE = "amlcompute", "computeinstance"
-_K80 = re.compile(r"Standard_NC(6|12|24|24r)(_Promo)?", re.IGNORECASE)
-_GPU_SERIES = re.compile("Standard_N", re.IGNORECASE)
 _HEADLINE = "Cannot look at the compute"
 
 
@@ -82,8 +80,7 @@ def _gpus_of(client: MLClient, size: str) -> int | None:
         sizes = {s.name.lower(): s.gpus for s in client.compute.list_sizes()}
     except HttpResponseError:
         sizes = {}
-    # Of Azure's series, N alone has GPUs.
-    return sizes.get(size.lower(), None if _GPU_SERIES.match(size) else 0)
+    return sizes.get(size.lower(), None if has_gpu(size) else 0)
 
 
 def _described(compute: Any) -> str:
@@ -111,10 +108,11 @@ def _check_nodes(found: Findings, compute: Any, spec: JobSpec, where: str) -> No
 
 
 def _check_gpus(found: Findings, size: str, gpus: int | None, spec: JobSpec, where: str) -> None:
-    if _K80.fullmatch(size):
+    old = too_old_gpu(size)
+    if old is not None:
         found.notes.append(
-            f"{size} has K80 GPUs, which Azure retired in 2023 and torch has no code for any more: "
-            "take a newer size, such as Standard_NC24ads_A100_v4"
+            f"{size} has {old} GPUs, which the image's torch has no code for (CUDA 13 starts at "
+            "T4): take a newer size, such as Standard_NC24ads_A100_v4"
         )
     if gpus is None:
         found.notes.append(f"Azure does not list {size}: its number of GPUs is not checked")

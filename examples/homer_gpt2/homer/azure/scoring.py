@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import time
 import urllib.error
@@ -16,7 +18,8 @@ PROMPT = "The king arose and"
 """The sample prompt."""
 _SOON = (404, 429, 502, 503)
 """What an endpoint says that is new or busy: its route and its name in DNS take a while."""
-_MODEL_STATUS = "ms-azureml-model-error-statuscode"
+MODEL_STATUS = "ms-azureml-model-error-statuscode"
+"""Header in which an endpoint passes on the status of the model's own server."""
 
 
 class ScoringError(AcptError):
@@ -67,8 +70,8 @@ def ask(
                 return _read(answer.read())
         except urllib.error.HTTPError as error:
             failed, again = _refusal(error), error.code in _SOON
-        except OSError as error:
-            failed, again = f"no answer: {getattr(error, 'reason', error)}", True
+        except (OSError, http.client.HTTPException) as error:
+            failed, again = f"no answer: {_reason(error)}", True
         if not again or waited >= patience:
             raise ScoringError(failed)
         sleep(pause)
@@ -99,13 +102,20 @@ def _read(content: bytes) -> dict[str, Any]:
     raise ScoringError("the endpoint answered 200 with something that is no answer of score.py")
 
 
+def _reason(error: Exception) -> str:
+    # Some errors of http.client have no text.
+    return str(getattr(error, "reason", error)) or type(error).__name__
+
+
 def _refusal(error: urllib.error.HTTPError) -> str:
     """What a refusal says. Azure puts 424 over what the model's own server said."""
     status = str(error.code)
-    inner = error.headers.get(_MODEL_STATUS)
+    inner = error.headers.get(MODEL_STATUS)
     if inner:
         status += f" (the model's server: {inner})"
-    content = error.read(2000)
+    content = b""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        content = error.read(2000)
     try:
         said = json.loads(content)
         text = said["error"]["message"] if isinstance(said.get("error"), dict) else said["message"]

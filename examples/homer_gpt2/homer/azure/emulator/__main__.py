@@ -20,6 +20,7 @@ from homer.azure.workspace import load_workspace
 EXAMPLE = Path(__file__).resolve().parents[3]
 NOTICE = """\
 [emulator] This is not Azure. The real SDK talks to a stand-in on 127.0.0.1.
+[emulator] Other hosts are refused to all that honours HTTPS_PROXY; what does not may reach them.
 [emulator] Not checked: that images build, permissions and quotas, mounts, the service's own
 [emulator] rules for what is sent, several machines, GPUs, prices, and whether Azure has changed."""
 _EPILOG = """\

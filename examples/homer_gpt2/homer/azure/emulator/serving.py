@@ -15,10 +15,10 @@ from typing import Any
 from homer.azure.emulator import processes
 from homer.azure.emulator.protocol import Answer, Refused, Request, error_body
 from homer.azure.emulator.state import State
+from homer.azure.scoring import MODEL_STATUS
 
 _APP = "azureml_inference_server_http.server.entry:app"
 _SECONDS = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?")
-_MODEL_STATUS = "ms-azureml-model-error-statuscode"
 
 
 def seconds(duration: str) -> float:
@@ -100,7 +100,7 @@ class Server:
             self._slots.release()
         if answer.status == 200:
             return answer
-        return Answer(424, answer.body, {**answer.headers, _MODEL_STATUS: str(answer.status)})
+        return Answer(424, answer.body, {**answer.headers, MODEL_STATUS: str(answer.status)})
 
     def _ask(
         self, method: str, path: str, body: bytes, headers: dict[str, str], timeout: float
