@@ -6,19 +6,15 @@ Parts of the tables in `patch_needs.py`.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from acpt_trainer.errors import GraphBuildError
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the zoo, `models`
 
 
 def trains_in_three_shapes(name: str) -> None:

@@ -1,6 +1,6 @@
 """Each patch, symbolic and gradient is needed: with it things hold, and without it they fail.
 
-A new one without an entry in `patch_needs.py` fails here, and so does one that nothing needs.
+A new one without an entry in a `*_needs.py` fails here, and so does one that nothing needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from patch_needs import GRADIENTS_NEEDED, HELD, PATCHES_NEEDED, SYMBOLICS_NEEDED
 
 from acpt_trainer.ort.patches import PATCHES
 
-ENTER = "has no entry in tests/integration/patch_needs.py; write what breaks without it"
+ENTER = "has no entry in tests/integration/*_needs.py; write what breaks without it"
 LONG = 1500
 """Seconds for all attempts: each of about 140 takes up to a few seconds in a process of its own."""
 
