@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from azure_runs import Emulated, Run
+from finetune_runs import environment
 
 _LINE = (
     "python aml_finetune.py --ws_config {config} --compute gpu8 --run_config {run_config} "
@@ -111,3 +116,26 @@ def test_local_trains_here_without_azure(emulated: Emulated) -> None:
     (model,) = (emulated.example / "outputs" / "local").glob("ds-*/model")
     metrics = json.loads((model / "metrics.json").read_text())
     assert (metrics["world_size"], metrics["strategy"]["status"]) == (2, "engaged")
+
+
+@pytest.mark.long
+@pytest.mark.distributed
+def test_ctrl_c_ends_a_local_run_with_its_workers(emulated: Emulated) -> None:
+    options = "--block_size 64 --batch_size 2 --max_steps 100000 --nproc_per_node 2 --local"
+    with subprocess.Popen(
+        [sys.executable, "aml_finetune.py", *options.split()],
+        cwd=emulated.example,
+        env=environment(emulated.hub),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert any("running here" in line for line in process.stdout)
+        # The strategy's first words: both workers are there.
+        assert any("no_acc" in line for line in process.stdout)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 130
+    assert len(started) >= 3
+    assert psutil.wait_procs(started, timeout=10)[1] == []

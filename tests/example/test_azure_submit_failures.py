@@ -6,9 +6,12 @@ import os
 import signal
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aml_finetune
 import pytest
+from deploy_runs import register
 from homer.azure import following
 from homer.azure.emulator import Fault
 from submit_runs import DONE, Submit
@@ -193,6 +196,17 @@ def test_interrupted_submission_names_the_job_that_may_be_there(
     shown = capsys.readouterr()
     assert "az ml job cancel --name homer-gpt2-no_acc-" in shown.out
     assert "interrupted" in shown.err
+
+
+def test_wait_names_the_version_that_the_job_registered(
+    submit: Submit, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aml_finetune, "secrets", SimpleNamespace(token_hex=lambda size: "1"))
+    (submit.folder / "model").mkdir()
+    for job in ("homer-gpt2-no_acc-1", "another"):
+        register(submit.emulator.state, submit.folder / "model", job)
+    assert submit("--wait") == 0
+    assert "registered: acpt-gpt2, version 1\n" in capsys.readouterr().out
 
 
 def test_job_whose_answer_is_lost_can_be_ended(submit: Submit, capsys: Any) -> None:
