@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import place, state
+from acpt_trainer.ort import hooks, place, state
 from acpt_trainer.ort.followed import Followed
 from acpt_trainer.ort.nested import Structure, flatten, rebuild
 from acpt_trainer.ort.origin import Origin, origin
@@ -105,6 +105,7 @@ class Call(nn.Module):  # type: ignore[misc]
                 noted(reads),
                 state.unchanged_tensors(self.model),
                 _without_caches(self.model),
+                hooks.watched(self.model),
                 Followed(),
             ):
                 attributes = Attributes(self.model)

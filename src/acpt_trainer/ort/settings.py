@@ -7,7 +7,9 @@ something is refused.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import itertools
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -16,15 +18,21 @@ import torch
 from torch import nn
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort import hooks
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_CONTAINERS = (list, dict, set, collections.deque)
+_REGISTRIES = frozenset(vars(nn.Module()))
 _OWN = {"training", "forward"}  # the first is a part of the schema by itself, the second is ours
 
 
 def settings(model: nn.Module) -> tuple[tuple[Any, ...], ...]:
-    """For each submodule which object it is, and its plain attributes by name."""
-    return tuple((id(module), *_plain_attributes(module)) for module in model.modules())
+    """For each submodule which object it is, its plain attributes by name, and its hooks."""
+    return tuple(
+        (id(module), *_plain_attributes(module), *hooks.registered(model, module))
+        for module in model.modules()
+    )
 
 
 def _plain_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -67,22 +75,34 @@ def changed_settings(model: nn.Module, before: Any, after: Any) -> str:
 
 
 class Attributes:
-    """The tensors and numbers that a model keeps as plain attributes, before its forward runs."""
+    """The tensors and numbers that a model keeps in attributes, before its forward runs."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._kept: list[torch.Tensor] = []
         self.before = self._now()
 
     def _now(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for module_name, module in self.model.named_modules():
             for name, value in vars(module).items():
-                if type(value) in (int, float):
-                    found[f"{module_name}.{name}".lstrip(".")] = value
-                elif isinstance(value, torch.Tensor) and (value.dim() or value.is_floating_point()):
-                    # A size is a tensor of its own while it is traced.
-                    found[f"{module_name}.{name}".lstrip(".")] = (id(value), value._version)
+                if name not in _REGISTRIES:
+                    self._note(f"{module_name}.{name}".lstrip("."), value, found)
         return found
+
+    def _note(self, name: str, value: Any, found: dict[str, Any], depth: int = 0) -> None:
+        if type(value) in (int, float):
+            found[name] = value
+        elif isinstance(value, torch.Tensor):
+            # A size is a tensor of its own while it is traced.
+            if value.dim() or value.is_floating_point():
+                found[name] = (id(value), value._version)
+                self._kept.append(value)  # or its id could become another's
+        elif isinstance(value, _CONTAINERS) and depth < 3:
+            found[name] = len(value)
+            items = value.values() if isinstance(value, dict) else value
+            for i, item in enumerate(itertools.islice(items, 64)):
+                self._note(f"{name}[{i}]", item, found, depth + 1)
 
     def changed(self) -> list[str]:
         """The names of those that were changed or set since."""
