@@ -106,7 +106,7 @@ class Call(nn.Module):  # type: ignore[misc]
                 state.unchanged_tensors(self.model),
                 _without_caches(self.model),
                 hooks.watched(self.model),
-                Followed(),
+                Followed() as followed,
             ):
                 attributes = Attributes(self.model)
                 output = self.original(**self._arguments(given))
@@ -116,15 +116,16 @@ class Call(nn.Module):  # type: ignore[misc]
                     with untraced():
                         self.original(**self._arguments(given))
                     refuse_changes(attributes.set_anew())
+            flat: list[torch.Tensor] = []
+            known = {id(t): ("input", n) for n, t in given.items()}
+            known |= {id(p): ("parameter", n) for n, p in _tensors(self.model)}
+            self.record.structure = flatten(_without_cache(output), flat, known)
+            followed.returned(flat)
         except Exception as error:
             self.record.failed_at = getattr(error, "where", place.of_error(self.model, error))
             # ORTModule keeps an error's text and loses the error.
             self.record.refusal = str(error) if isinstance(error, GraphBuildError) else None
             raise
-        flat: list[torch.Tensor] = []
-        known = {id(t): ("input", n) for n, t in given.items()}
-        known |= {id(p): ("parameter", n) for n, p in _tensors(self.model)}
-        self.record.structure = flatten(_without_cache(output), flat, known)
         self.record.returned = len(flat)
         self._as_untraced(len(flat))
         self.record.guards, self.record.checks = reads.guards, reads.checks

@@ -11,15 +11,32 @@ from torch.utils._pytree import tree_leaves
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import reads
+from acpt_trainer.ort.aliases import Aliases, refuse_lost_write, tensors_in
 
 # They copy numbers out of the tensors in a list.
 _COPIES = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 # The tracer follows the bounds of a slice, for which they ask `__index__`.
 _INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 
+# Of a tensor whose numbers the trace has lost, it still has these.
+_SIZES = (torch.Tensor.size, torch.Tensor.numel, torch.Tensor.shape.__get__)
+
 
 class Followed(TorchFunctionMode):  # type: ignore[misc]
     """Looks at each call of a function of torch's while a model is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aliases = Aliases()
+
+    def returned(self, outputs: Sequence[torch.Tensor]) -> None:
+        """Looks at what the model returns.
+
+        Raises:
+            GraphBuildError: If the trace has not what was written into one of them.
+        """
+        if self.aliases.lost(None, (), outputs):
+            refuse_lost_write("the output")
 
     def __torch_function__(
         self,
@@ -32,13 +49,17 @@ class Followed(TorchFunctionMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if not torch._C._is_tracing():
             return func(*args, **kwargs)
-        if torch.is_grad_enabled():
-            return _told(func, args, kwargs)
-        flowing = [t for t in _tensors([*args, *kwargs.values()]) if t.requires_grad]
-        versions = [t._version for t in flowing]
+        tensors = tensors_in([*args, *kwargs.values()])
+        versions = [t._version for t in tensors]
+        lost = self.aliases.lost(func, args, tensors)
         result = _told(func, args, kwargs)
-        _refuse_writing(func, flowing, versions)
-        return _cut(result, flowing)
+        if lost and func not in _SIZES and (tensors_in(result) or _written(tensors, versions)):
+            refuse_lost_write(getattr(func, "__name__", str(func)))
+        if not torch.is_grad_enabled():
+            _refuse_writing(func, tensors, versions)
+            result = _cut(result, [t for t in tensors if t.requires_grad])
+        self.aliases.called(tensors, versions, result)
+        return result
 
 
 def _told(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -58,12 +79,8 @@ def _told(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 # `torch.no_grad` leaves no trace in a graph, and a gradient would flow through in silence.
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
+def _written(tensors: Sequence[torch.Tensor], versions: Sequence[int]) -> bool:
+    return versions != [t._version for t in tensors]
 
 
 def _cut(result: Any, flowing: Sequence[torch.Tensor]) -> Any:
@@ -81,14 +98,15 @@ def _cut(result: Any, flowing: Sequence[torch.Tensor]) -> Any:
     return result
 
 
-def _refuse_writing(func: Any, flowing: Sequence[torch.Tensor], versions: Sequence[int]) -> None:
+def _refuse_writing(func: Any, tensors: Sequence[torch.Tensor], versions: Sequence[int]) -> None:
     """Refuses a change in place that autograd does not see; the graph would differentiate it.
 
     Raises:
         GraphBuildError: If one of the tensors, and none of the model's own, was written into.
     """
-    for tensor, version in zip(flowing, versions, strict=True):
-        if tensor._version != version and not isinstance(tensor, torch.nn.Parameter):
+    for tensor, version in zip(tensors, versions, strict=True):
+        flows = tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter)
+        if flows and tensor._version != version:
             name = getattr(func, "__name__", str(func))
             raise GraphBuildError(
                 f"{name} writes under torch.no_grad into a tensor that a gradient flows through, "

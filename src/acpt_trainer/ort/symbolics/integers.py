@@ -25,6 +25,27 @@ def to(g: Any, self: Any, *args: Any) -> Any:
 
 
 def floor_divide(g: Any, self: Any, other: Any) -> Any:
-    """`//` that rounds down, where the exporter cuts off: `-1 // 2` would be 0."""
+    """`//` that rounds down, where the exporter cuts off: `-1 // 2` would be 0.
+
+    Of sizes, which are never below zero, it is the exporter's: ONNX Runtime's shape inference gives
+    up on the rounding.
+    """
     opset9 = importlib.import_module("torch.onnx._internal.torchscript_exporter.symbolic_opset9")
+    if _is_size(self) and _is_size(other):
+        return opset9._trunc_divide(g, self, other)
     return opset9._floor_divide(g, self, other)
+
+
+_OF_THE_FIRST = ("Gather", "Cast", "Squeeze", "Unsqueeze")  # what else they take are places
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is a size, a number that is not negative, or made of such."""
+    node = value.node()
+    kind = node.kind().removeprefix("onnx::")
+    if kind == "Shape":
+        return True
+    if kind == "Constant":
+        return bool((node.t("value") >= 0).all())
+    used = [*node.inputs()][: 1 if kind in _OF_THE_FIRST else None]
+    return kind in (*_OF_THE_FIRST, "Add", "Mul", "Div") and all(map(_is_size, used))

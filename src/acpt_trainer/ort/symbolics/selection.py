@@ -52,7 +52,7 @@ def masked_fill(g: Any, self: Any, mask: Any, value: Any) -> Any:
     before = helper._get_tensor_sizes(self)
     after = g.original_node.outputsAt(0).type().sizes()
     # Which sizes may be 1 and grow; most of them are not known.
-    grows = values.is_floating(self) and before and after
+    grows = g.original_node.inputsAt(0).requires_grad() and before and after
     if grows and any(
         a in (None, 1) and b != 1 for a, b in zip(_led(before, after), after, strict=True)
     ):
