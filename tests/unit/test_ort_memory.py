@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("onnxruntime")
 helper = pytest.importorskip("onnx.helper")
 from acpt_trainer.ort.backward import kept  # noqa: E402
 from acpt_trainer.ort.memory import Held, held  # noqa: E402

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
+from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -106,9 +109,20 @@ def _refuse_writing(func: Any, tensors: Sequence[torch.Tensor], versions: Sequen
     """
     for tensor, version in zip(tensors, versions, strict=True):
         flows = tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter)
-        if flows and tensor._version != version:
+        if flows and tensor._version != version and not _in_custom_function():
             name = getattr(func, "__name__", str(func))
             raise GraphBuildError(
                 f"{name} writes under torch.no_grad into a tensor that a gradient flows through, "
                 "and in a graph of ONNX Runtime the gradient would know of it"
             )
+
+
+def _in_custom_function() -> bool:
+    """Whether a forward of a custom autograd function runs, which tells autograd what it writes."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        first = frame.f_code.co_varnames[: min(1, frame.f_code.co_argcount)]
+        if first and isinstance(frame.f_locals.get(first[0]), FunctionCtx):
+            return True
+        frame = frame.f_back
+    return False

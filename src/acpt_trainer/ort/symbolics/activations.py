@@ -38,9 +38,14 @@ def pow(g: Any, self: Any, exponent: Any) -> Any:
 
 
 def gelu(g: Any, self: Any, approximate: Any = None) -> Any:
-    """`gelu` as ONNX Runtime's own operator: its fusion finds only some of the usual forms."""
+    """`gelu` by tanh as ONNX Runtime's own operator: its fusion does not find PyTorch's form."""
     tanh = values.given(approximate) and values.helper()._get_const(approximate, "s", "") == "tanh"
-    out = g.op(f"com.microsoft::{'FastGelu' if tanh else 'Gelu'}", self)
+    if not tanh or values.scalar_type(self).name != "FLOAT":
+        opset9 = importlib.import_module(
+            "torch.onnx._internal.torchscript_exporter.symbolic_opset9"
+        )
+        return opset9.gelu(g, self, approximate)
+    out = g.op("com.microsoft::FastGelu", self)
     out.setType(self.type())
     return out
 
