@@ -116,7 +116,7 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
         labels = _labels(g, scores, target, weight, ignore_index)
         if smoothing:
             return _smoothed(g, scores, weight, labels, way, smoothing)
-        if not has_cuda():
+        if not has_cuda() and values.scalar_type(scores).name == "FLOAT":
             return _picked(g, log_softmax(g, scores, 1), labels, way)
         loss = upstream(g, scores, target, weight, reduction, ignore_index, label_smoothing)
         if way == "mean":
