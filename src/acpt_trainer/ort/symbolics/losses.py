@@ -96,7 +96,8 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
     """`cross_entropy_loss` as ORTModule exports it, with its labels looked at.
 
     Made of `LogSoftmax` with smoothing, with probabilities for labels, which ORTModule refuses, and
-    on a CPU, where the kernels of the whole are several times slower.
+    on a CPU, where the kernels of the whole are several times slower. Labels of scores in pure half
+    precision, which no strategy trains on a CPU, are not looked at.
     """
 
     def symbolic(
@@ -113,10 +114,13 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
         smoothing = helper._maybe_get_const(label_smoothing, "f") or 0.0
         if values.is_floating(target):
             return _of_probabilities(g, scores, target, weight, way, smoothing)
+        if values.scalar_type(scores).name == "HALF" and not smoothing:
+            # More readers of half precision, and ONNX Runtime returns the scores as floats.
+            return upstream(g, scores, target, weight, reduction, ignore_index, label_smoothing)
         labels = _labels(g, scores, target, weight, ignore_index)
         if smoothing:
             return _smoothed(g, scores, weight, labels, way, smoothing)
-        if not has_cuda() and values.scalar_type(scores).name == "FLOAT":
+        if not has_cuda():
             return _picked(g, log_softmax(g, scores, 1), labels, way)
         loss = upstream(g, scores, target, weight, reduction, ignore_index, label_smoothing)
         if way == "mean":
