@@ -39,7 +39,7 @@ class Aliases:
             versions: Theirs before it was called.
             result: What it returned.
         """
-        written = [t for t, v in zip(tensors, versions, strict=True) if t._version != v]
+        written = [t for t, v in zip(tensors, versions, strict=True) if version(t) != v]
         if written:
             through = next((t for t in written if t is result), written[0])
             memory = through.untyped_storage()
@@ -68,6 +68,11 @@ class Aliases:
             and self._known.get(value, 0) == self._count(tensor) == self._count(value)
             and self._known.get(tensor, 0) == self._count(tensor) - 1
         )
+
+
+def version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written into; an inference tensor, which does not count, never."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

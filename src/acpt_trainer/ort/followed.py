@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import reads
-from acpt_trainer.ort.aliases import Aliases, refuse_lost_write, tensors_in
+from acpt_trainer.ort.aliases import Aliases, refuse_lost_write, tensors_in, version
 
 # They copy numbers out of the tensors in a list.
 _COPIES = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
@@ -53,7 +53,7 @@ class Followed(TorchFunctionMode):  # type: ignore[misc]
         if not torch._C._is_tracing():
             return func(*args, **kwargs)
         tensors = tensors_in([*args, *kwargs.values()])
-        versions = [t._version for t in tensors]
+        versions = [version(t) for t in tensors]
         lost = self.aliases.lost(func, args, tensors)
         result = _told(func, args, kwargs)
         if lost and func not in _SIZES and (tensors_in(result) or _written(tensors, versions)):
@@ -83,7 +83,7 @@ def _told(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _written(tensors: Sequence[torch.Tensor], versions: Sequence[int]) -> bool:
-    return versions != [t._version for t in tensors]
+    return versions != [version(t) for t in tensors]
 
 
 def _cut(result: Any, flowing: Sequence[torch.Tensor]) -> Any:
@@ -107,9 +107,9 @@ def _refuse_writing(func: Any, tensors: Sequence[torch.Tensor], versions: Sequen
     Raises:
         GraphBuildError: If one of the tensors, and none of the model's own, was written into.
     """
-    for tensor, version in zip(tensors, versions, strict=True):
+    for tensor, before in zip(tensors, versions, strict=True):
         flows = tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter)
-        if flows and tensor._version != version and not _in_custom_function():
+        if flows and version(tensor) != before and not _in_custom_function():
             name = getattr(func, "__name__", str(func))
             raise GraphBuildError(
                 f"{name} writes under torch.no_grad into a tensor that a gradient flows through, "
