@@ -9,13 +9,13 @@ registered so. A cut is one while the gradient graph is built; before and after,
 
 from __future__ import annotations
 
-import functools
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
 from acpt_trainer.ort.mends import set_attribute
+from acpt_trainer.ort.passes import run_around_gradients, taken
 
 _DOMAIN, _STOP = "org.pytorch.aten", "detach"
 
@@ -33,28 +33,19 @@ def cut(g: Any, value: Any) -> Any:
 
 def end_gradients(stack: ExitStack) -> None:
     """Lets the gradient builder stop at the cuts."""
-    ortmodule = "onnxruntime.training.ortmodule"
     gradients = importlib.import_module(
-        f"{ortmodule}._custom_gradient_registry"
+        "onnxruntime.training.ortmodule._custom_gradient_registry"
     ).CustomGradientRegistry
-    manager = importlib.import_module(f"{ortmodule}._graph_execution_manager").GraphExecutionManager
-    optimizers = importlib.import_module(
-        f"{ortmodule}.graph_optimizer_registry"
-    ).GraphOptimizerRegistry
-    initialize = manager._initialize_graph_builder
-
-    @functools.wraps(initialize)
-    def initialize_graph_builder(self: Any, info: Any) -> None:
-        put_stops(info._post_export_processed_model, info.onnx_graph_input_names_require_grad)
-        initialize(self, info)
-
     key = "::".join((_DOMAIN, "ATen", _STOP, ""))  # registered when an ORTModule is constructed
     stops = {**gradients._STOP_GRADIENT_EDGES, key: {0}}
-    functions = dict(optimizers._OPTIMIZER_FUNCS)
-    functions["all"] = [*functions.get("all", []), (take_stops_out, "all", 0)]
     set_attribute(stack, gradients, "_STOP_GRADIENT_EDGES", stops)
-    set_attribute(stack, manager, "_initialize_graph_builder", initialize_graph_builder)
-    set_attribute(stack, optimizers, "_OPTIMIZER_FUNCS", functions)
+    run_around_gradients(
+        stack,
+        lambda info: put_stops(
+            info._post_export_processed_model, info.onnx_graph_input_names_require_grad
+        ),
+        take_stops_out,
+    )
 
 
 def put_stops(model: Any, trained: Iterable[str]) -> None:
@@ -70,7 +61,7 @@ def put_stops(model: Any, trained: Iterable[str]) -> None:
     reached = set(weights)
     found = False
     for node in list(model.graph.node):  # sorted: what a node takes was made before
-        stops = reached.intersection(_taken(node))
+        stops = reached.intersection(taken(node))
         if not _is_cut(node):
             reached.update(node.output if stops else ())
             continue
@@ -98,19 +89,15 @@ def _set_apart(graph: Any, stop: Any) -> None:
 def take_stops_out(graph: Any) -> None:
     """Makes nodes that run of the stops in a training graph (an `onnx.GraphProto`)."""
     for node in graph.node:
-        if node.op_type == "ATen" and any(a.s == _STOP.encode() for a in node.attribute):
+        if is_stop(node):
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:]
 
 
+def is_stop(node: Any) -> bool:
+    """Whether a node is a cut at which the gradient builder stops."""
+    return node.op_type == "ATen" and any(a.s == _STOP.encode() for a in node.attribute)
+
+
 def _is_cut(node: Any) -> bool:
     return node.op_type == "Shrink" and all(a.f == 0.0 for a in node.attribute)
-
-
-def _taken(node: Any) -> Iterator[str]:
-    """What a node takes, and what the branches of an If or the body of a Loop take."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for part in inner.node:
-                yield from _taken(part)

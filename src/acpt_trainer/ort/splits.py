@@ -8,14 +8,13 @@ So parts with a gradient are slices of the tensor, and parts without one are par
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort.mends import set_attribute
+from acpt_trainer.ort.cuts import is_stop
+from acpt_trainer.ort.passes import run_around_gradients, taken
 
 _NUMBERLESS = frozenset(
     """
@@ -40,22 +39,11 @@ _FLOATS = (1, 10, 11, 16)  # onnx.TensorProto.DataType
 
 def mend_splits(stack: ExitStack) -> None:
     """Looks at the parts of tensors before the gradient is built, and at what came of it."""
-    ortmodule = "onnxruntime.training.ortmodule"
-    manager = importlib.import_module(f"{ortmodule}._graph_execution_manager").GraphExecutionManager
-    optimizers = importlib.import_module(
-        f"{ortmodule}.graph_optimizer_registry"
-    ).GraphOptimizerRegistry
-    initialize = manager._initialize_graph_builder
-
-    @functools.wraps(initialize)
-    def initialize_graph_builder(self: Any, info: Any) -> None:
-        set_apart(info._post_export_processed_model.graph)
-        initialize(self, info)
-
-    functions = dict(optimizers._OPTIMIZER_FUNCS)
-    functions["all"] = [*functions.get("all", []), (refuse_short_gradients, "all", 0)]
-    set_attribute(stack, manager, "_initialize_graph_builder", initialize_graph_builder)
-    set_attribute(stack, optimizers, "_OPTIMIZER_FUNCS", functions)
+    run_around_gradients(
+        stack,
+        lambda info: set_apart(info._post_export_processed_model.graph),
+        refuse_short_gradients,
+    )
 
 
 def set_apart(graph: Any) -> None:
@@ -71,7 +59,7 @@ def set_apart(graph: Any) -> None:
         for node in graph.node
         if node.op_type in _PICKS and node.output[0] in with_gradient and node.input[0] in kinds
     }
-    consumed = {name for node in graph.node for name in _taken(node)}
+    consumed = {name for node in graph.node for name in taken(node)}
     nodes: list[Any] = []
     for node in graph.node:
         parts = [name in with_gradient for name in node.output]
@@ -114,8 +102,7 @@ def _with_gradient(graph: Any) -> set[str]:
 
 def _differentiated(node: Any) -> Iterator[str]:
     kind = node.op_type
-    stops = kind == "ATen" and any(a.s == b"detach" for a in node.attribute)
-    if kind in _NUMBERLESS or stops:
+    if kind in _NUMBERLESS or is_stop(node):
         return
     if kind == "Cast" and node.attribute[0].i not in _FLOATS:
         return
@@ -124,15 +111,7 @@ def _differentiated(node: Any) -> Iterator[str]:
     elif kind == "Where":
         yield from node.input[1:]
     else:
-        yield from _taken(node)
-
-
-def _taken(node: Any) -> Iterator[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for part in inner.node:
-                yield from _taken(part)
+        yield from taken(node)
 
 
 def _cut(name: str, of: str) -> Any:
