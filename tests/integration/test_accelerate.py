@@ -249,9 +249,6 @@ def test_checkpoint_without_optimizer_state_is_not_resumed(tmp_path: Path) -> No
 
 
 def test_accelerator_is_used_again_after_free_memory(tmp_path: Path) -> None:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(True)
     accelerator = create_accelerator("ort", precision="fp32")
     for _ in range(2):
         model = make_model({})

@@ -62,20 +62,16 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def make_args(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Builds CPU `TrainingArguments`, and clears what they leave in accelerate and transformers."""
-    from accelerate.state import AcceleratorState
+def make_args(tmp_path: Path) -> Callable[..., Any]:
+    """Builds CPU `TrainingArguments`."""
     from transformers import TrainingArguments
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     def build(**options: Any) -> TrainingArguments:
         return TrainingArguments(
             **{"output_dir": str(tmp_path / "run"), "use_cpu": True, "report_to": [], **options}
         )
 
-    yield build
-    unset_hf_deepspeed_config()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return build
 
 
 @pytest.fixture
