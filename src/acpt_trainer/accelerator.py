@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_DECIDED = (
+    "mixed_precision", "deepspeed_plugin", "deepspeed_plugins", "fsdp_plugin", "dynamo_plugin",
+    "dynamo_backend", "parallelism_config", "torch_tp_plugin", "megatron_lm_plugin",
+)  # fmt: skip
+"""Arguments of `Accelerator` that a strategy decides."""
+
+
 def create_accelerator(
     strategy: str | AcceleratorStrategy, *, precision: str | None = "auto", **kwargs: Any
 ) -> Accelerator:
@@ -55,7 +62,7 @@ def create_accelerator(
     context = TrainingContext(settled, device, launched_processes())
     problems = chosen.problems(context) + foreign_engine_problems(chosen)
     problems += _earlier_accelerator_problems(chosen)
-    for name in ("mixed_precision", "deepspeed_plugin"):
+    for name in _DECIDED:
         if kwargs.get(name) is not None:
             problems.append(
                 Problem(

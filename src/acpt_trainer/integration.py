@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from acpt_trainer.errors import ConfigurationError, NotEngagedError, Problem
+from acpt_trainer.errors import ConfigurationError, NotEngagedError, Problem, raise_if_any
 from acpt_trainer.report import StrategyReport, versions
 from acpt_trainer.strategies.base import AcceleratorStrategy, Status
 
@@ -39,6 +39,9 @@ class Binding:
         strategy: The strategy.
         precision: The precision that was settled on.
         owns: Tells which of the prepared objects is the model to train.
+
+    Raises:
+        ConfigurationError: If the accelerator compiles whatever it prepares.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Binding:
         precision: str,
         owns: Callable[[Any], bool],
     ) -> None:
+        raise_if_any(_compiling_problems(accelerator), "Cannot bind a strategy")
         self.accelerator = accelerator
         self.strategy = strategy
         self.precision = precision
@@ -193,6 +197,21 @@ class Binding:
     def release(self) -> None:
         """Closes the strategy: the model is plain again. The accelerator stays bound."""
         self.strategy.close()
+
+
+def _compiling_problems(accelerator: Any) -> list[Problem]:
+    """Accelerate keeps one state a process: an accelerator takes an earlier one's compiler over."""
+    plugin = getattr(getattr(accelerator, "state", None), "dynamo_plugin", None)
+    if plugin is None or plugin.backend.value == "NO":
+        return []
+    return [
+        Problem(
+            f"this process already has an accelerator that compiles with {plugin.backend.value}, "
+            "and so would this one",
+            "Accelerator(dynamo_backend=...), made earlier",
+            "train in a process of its own, or call AcceleratorState._reset_state(True) first",
+        )
+    ]
 
 
 def is_sharded(model: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acpt_trainer.errors import Problem
@@ -111,34 +112,90 @@ def show_fsdp_to_accelerate(arguments: dict[str, Any], mixed_precision: str) -> 
         state.fsdp_plugin = plugin
 
 
+@dataclass(frozen=True)
+class _Engine:
+    """What else may take over the step, and who asks for it.
+
+    Attributes:
+        name: What it is called.
+        argument: Of `TrainingArguments`.
+        variable: Of Accelerate's environment, which `accelerate launch` sets.
+        fix: What to do instead.
+        checkpoint_format: Of the strategies whose own engine it is, however it is asked for.
+    """
+
+    name: str
+    argument: str
+    variable: str
+    fix: str
+    checkpoint_format: str = ""
+
+    def asked_by(self, args: TrainingArguments | None) -> str | None:
+        """Where it is asked for; None where it is not."""
+        said = getattr(args, self.argument, None) if args is not None else None
+        if said:
+            shown = "True" if said is True else "..."
+            return f"TrainingArguments({self.argument}={shown})"
+        value = os.environ.get(self.variable)
+        return f"{self.variable}={value}" if value and self._means(value) else None
+
+    def _means(self, value: str) -> bool:
+        from accelerate.utils import str_to_bool
+
+        if self.variable.endswith("_BACKEND"):  # a name, not yes or no
+            return value.lower() != "no"
+        try:
+            return bool(str_to_bool(value))
+        except ValueError:  # neither: libraries read it each in its own way
+            return True
+
+
+_OUT = "out of arguments and environment (`accelerate launch` sets variables by its config)"
+_ENGINES = (
+    _Engine(
+        "DeepSpeed", "deepspeed", _USE_DEEPSPEED,
+        f"use strategy='ds' or 'ds_ort', or take DeepSpeed {_OUT}", "deepspeed",
+    ),
+    _Engine(
+        "an FSDP setting", "fsdp", "ACCELERATE_USE_FSDP",
+        f"use strategy='fsdp', which sets FSDP up by itself, and take the setting {_OUT}",
+    ),
+    _Engine(
+        "a torch.compile setting", "torch_compile", "ACCELERATE_DYNAMO_BACKEND",
+        f"use strategy='compile' or 'ds_compile', and take the setting {_OUT}",
+    ),
+    _Engine(
+        "tensor, context or sequence parallelism", "parallelism_config",
+        "ACCELERATE_USE_PARALLELISM_CONFIG",
+        f"take it {_OUT}: no strategy divides the model so; use transformers.Trainer for that",
+    ),
+    _Engine(
+        "Megatron-LM", "", "ACCELERATE_USE_MEGATRON_LM",
+        f"take it {_OUT}: no strategy runs it; use accelerate.Accelerator for that",
+    ),
+)  # fmt: skip
+
+
 def foreign_engine_problems(
     strategy: AcceleratorStrategy, args: TrainingArguments | None = None
 ) -> list[Problem]:
-    """Whether the arguments or the environment ask for DeepSpeed and the strategy does not.
+    """What the arguments or the environment ask for that the strategy does not run.
 
     Args:
         strategy: The strategy that was asked for.
         args: The training arguments, if there are any.
     """
-    if strategy.checkpoint_format == "deepspeed":
-        return []
-    if args is not None and args.deepspeed:
-        where = "TrainingArguments(deepspeed=...)"
-    elif os.environ.get(_USE_DEEPSPEED, "false").lower() in (
-        "1",
-        "true",
-        "t",
-        "yes",
-        "y",
-        "on",
-    ):
-        where = f"{_USE_DEEPSPEED}={os.environ[_USE_DEEPSPEED]}"
-    else:
-        return []
+    asked = (
+        (engine, engine.asked_by(args))
+        for engine in _ENGINES
+        if engine.checkpoint_format != strategy.checkpoint_format
+    )
     return [
         Problem(
-            f"strategy {strategy.label!r} is asked for together with DeepSpeed",
+            f"strategy {strategy.label!r} is asked for together with {engine.name}",
             where,
-            "use strategy='ds' or 'ds_ort', or take DeepSpeed out of arguments and environment",
+            engine.fix,
         )
+        for engine, where in asked
+        if where is not None
     ]

@@ -69,11 +69,13 @@ def test_create_accelerator_refuses_what_the_strategy_decides(
             precision="bf16",
             mixed_precision="bf16",
             deepspeed_plugin=object(),
+            dynamo_backend="inductor",
         )
     whats = [p.what for p in caught.value.problems]
-    assert len(whats) == 4  # all of them at once
+    assert len(whats) == 5  # all of them at once
     assert "mixed_precision is given beside a strategy" in whats
     assert "deepspeed_plugin is given beside a strategy" in whats
+    assert "dynamo_backend is given beside a strategy" in whats
     assert kettle in caught.value.problems
     assert "strategy 'made_up'" in str(caught.value)
     assert accelerators == []

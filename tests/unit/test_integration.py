@@ -53,6 +53,18 @@ def test_binding_extends_the_instance_and_keeps_the_originals() -> None:
     assert accelerator.prepare.__name__ == "prepare"
 
 
+@pytest.mark.parametrize("backend", ["INDUCTOR", "EAGER"])
+def test_binding_refuses_a_compiler_that_an_earlier_accelerator_left(backend: str) -> None:
+    accelerator: Any = Accelerator()
+    accelerator.state = SimpleNamespace(
+        dynamo_plugin=SimpleNamespace(backend=SimpleNamespace(value=backend))
+    )
+    with pytest.raises(ConfigurationError, match=f"an accelerator that compiles with {backend}"):
+        bind(nn.Linear(1, 1), accelerator)
+    accelerator.state.dynamo_plugin.backend.value = "NO"
+    bind(nn.Linear(1, 1), accelerator)
+
+
 def test_prepare_passes_the_wrapped_model_and_keeps_positions() -> None:
     model, optimizer, loader = nn.Linear(1, 1), object(), object()
     accelerator, strategy, _ = bind(model)

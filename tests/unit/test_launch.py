@@ -109,28 +109,66 @@ def test_set_up_devices_anew_looks_again(make_args: Callable[..., Any]) -> None:
 # --- engines that nobody asked for ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["no_acc", "ort"])
-def test_deepspeed_in_the_arguments_is_refused(name: str, make_args: Callable[..., Any]) -> None:
-    args = make_args()
-    assert foreign_engine_problems(get_strategy(name).build(), args) == []
-    args.deepspeed = "ds.json"
-    (problem,) = foreign_engine_problems(get_strategy(name).build(), args)
-    assert problem.what == f"strategy {name!r} is asked for together with DeepSpeed"
-    assert problem.where == "TrainingArguments(deepspeed=...)"
-    assert "strategy='ds'" in problem.fix
-
-
-@pytest.mark.parametrize("value", ["true", "1", "YES", "t", "y"])
-def test_deepspeed_in_the_environment_is_refused(
-    value: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["no_acc", "ort", "ddp", "fsdp", "compile", "ds", "ds_ort"])
+@pytest.mark.parametrize(
+    ("argument", "value", "what", "fix"),
+    [
+        ("deepspeed", "ds.json", "DeepSpeed", "strategy='ds'"),
+        ("fsdp", True, "an FSDP setting", "strategy='fsdp'"),
+        ("torch_compile", True, "a torch.compile setting", "strategy='compile'"),
+        ("parallelism_config", object(), "tensor, context or sequence", "transformers.Trainer"),
+    ],
+)
+def test_an_engine_in_the_arguments_is_refused(
+    name: str, argument: str, value: Any, what: str, fix: str, make_args: Callable[..., Any]
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", value)
+    strategy, args = get_strategy(name).build(), make_args()
+    assert foreign_engine_problems(strategy, args) == []
+    setattr(args, argument, value)
+    found = foreign_engine_problems(strategy, args)
+    if argument == "deepspeed" and name.startswith("ds"):
+        assert found == []  # its own engine, whose config it reads
+        return
+    (problem,) = found
+    assert problem.what.startswith(f"strategy {name!r} is asked for together with {what}")
+    assert problem.where.startswith(f"TrainingArguments({argument}=")
+    assert fix in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed"),
+        ("ACCELERATE_USE_DEEPSPEED", "Y", "DeepSpeed"),
+        ("ACCELERATE_USE_DEEPSPEED", "perhaps", "DeepSpeed"),
+        ("ACCELERATE_USE_FSDP", "on", "an FSDP setting"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "a torch.compile setting"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "1", "tensor, context or sequence parallelism"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM"),
+    ],
+)
+def test_an_engine_in_the_environment_is_refused(
+    variable: str, value: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
     (problem,) = foreign_engine_problems(get_strategy("no_acc").build())
-    assert problem.where == f"ACCELERATE_USE_DEEPSPEED={value}"
+    assert problem.what == f"strategy 'no_acc' is asked for together with {what}"
+    assert problem.where == f"{variable}={value}"
 
 
-def test_deepspeed_that_is_switched_off_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", "false"),
+        ("ACCELERATE_USE_FSDP", "off"),
+        ("ACCELERATE_USE_FSDP", ""),
+        ("ACCELERATE_DYNAMO_BACKEND", "NO"),  # what `accelerate launch` sets by default
+    ],
+)
+def test_an_engine_that_is_switched_off_is_no_problem(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
     assert foreign_engine_problems(get_strategy("no_acc").build()) == []
 
 

@@ -138,15 +138,6 @@ def test_two_configs_are_refused(make_args: Args) -> None:
     assert "TrainingArguments(deepspeed=...)" in problem.where
 
 
-@needs_deepspeed
-def test_fsdp_beside_deepspeed_is_refused(make_args: Args) -> None:
-    args = make_args()
-    args.fsdp = ["full_shard"]
-    (problem,) = DeepSpeedStrategy().problems(cpu(args))
-    assert "DeepSpeed and FSDP cannot be combined" in problem.what
-    assert "full_shard" in problem.where
-
-
 def test_fp16_on_cpu_is_refused_by_name() -> None:
     (problem,) = DeepSpeedStrategy().problems(cpu(precision="fp16"))
     assert problem.what == "strategy 'ds' does not train in fp16 on cpu"

@@ -146,14 +146,32 @@ def test_eager_fell_back_in_another_precision(precision: str, mixed: str, reason
     assert status.evidence["model"] == "Linear"
 
 
-@pytest.mark.parametrize("distributed_type", ["DEEPSPEED", DistributedType.DEEPSPEED])
-def test_eager_fell_back_where_deepspeed_runs_the_step(distributed_type: Any) -> None:
+@pytest.mark.parametrize(
+    ("distributed_type", "engine"),
+    [
+        ("DEEPSPEED", "DeepSpeed"),
+        (DistributedType.DEEPSPEED, "DeepSpeed"),
+        (DistributedType.FSDP, "FSDP"),
+        (DistributedType.MEGATRON_LM, "Megatron-LM"),
+    ],
+)
+def test_eager_fell_back_where_an_engine_runs_the_step(distributed_type: Any, engine: str) -> None:
     strategy = EagerStrategy()
     strategy.problems(CPU)
     strategy.prepared(accelerator(distributed_type=distributed_type), nn.Linear(1, 1))
     status = strategy.status()
-    assert (status.status, status.reason) == (Status.FELL_BACK, "DeepSpeed runs the step")
-    assert status.evidence["distributed"] == "DEEPSPEED"
+    assert (status.status, status.reason) == (Status.FELL_BACK, f"{engine} runs the step")
+    assert status.evidence["distributed"] == str(distributed_type).rpartition(".")[2]
+
+
+def test_a_model_divided_by_tensor_parallelism_is_refused() -> None:
+    model = nn.Linear(1, 1)
+    model.tp_size = 2  # as transformers says it
+    (problem,) = EagerStrategy().problems(TrainingContext("fp32", "cpu", 2, None, model))
+    assert "divided over 2 processes by tensor parallelism" in problem.what
+    assert problem.where == "Linear.tp_size=2"
+    model.tp_size = None
+    assert EagerStrategy().problems(TrainingContext("fp32", "cpu", 2, None, model)) == []
 
 
 def test_eager_label_is_the_name_asked_for() -> None:

@@ -29,16 +29,11 @@ def group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def test_fsdp_is_refused_on_one_process_and_beside_the_arguments_own(
-    make_args: Callable[..., Any],
-) -> None:
+def test_fsdp_is_refused_on_one_process() -> None:
     assert FsdpStrategy().problems(TWO) == []
-    args = make_args()
-    args.fsdp = True
-    alone, twice = FsdpStrategy().problems(TrainingContext("fp32", "cpu", 1, args))
+    (alone,) = FsdpStrategy().problems(TrainingContext("fp32", "cpu", 1))
     assert "shards over processes, and there is one" in alone.what
     assert "torchrun --nproc_per_node 2" in alone.fix
-    assert twice.where == "TrainingArguments(fsdp=True)"
 
 
 def test_fsdp_asks_for_version_2_and_whole_checkpoints(make_args: Callable[..., Any]) -> None:

@@ -155,6 +155,17 @@ class AcceleratorStrategy(ABC):
                         "model.float()",
                     )
                 )
+        # What transformers says of a model that was loaded with `tp_plan=`.
+        divided = getattr(context.model, "tp_size", None) or 1
+        if divided > 1:
+            found.append(
+                Problem(
+                    f"the model is divided over {divided} processes by tensor parallelism, which "
+                    "no strategy trains",
+                    f"{type(context.model).__name__}.tp_size={divided}",
+                    "load it without tp_plan, or use transformers.Trainer",
+                )
+            )
         return found
 
     def configure(self, args: TrainingArguments) -> None:  # noqa: B027  a hook: most strategies need none

@@ -92,15 +92,6 @@ class CompileStrategy(AcceleratorStrategy):
     def problems(self, context: TrainingContext) -> list[Problem]:
         """Options, what switches torch.compile off, and what would compile twice."""
         found = super().problems(context) + self._option_problems() + _environment_problems()
-        if getattr(context.args, "torch_compile", False):
-            found.append(
-                Problem(
-                    f"strategy {self.label!r} compiles the model, and Trainer would compile it "
-                    "once more",
-                    "TrainingArguments(torch_compile=True)",
-                    "leave torch_compile out",
-                )
-            )
         if context.device == "cuda" and not Requirement("triton", ("triton",), "").installed():
             found.append(
                 Problem(

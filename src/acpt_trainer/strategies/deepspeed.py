@@ -120,14 +120,6 @@ class DeepSpeedStrategy(AcceleratorStrategy):
                     "give one of them",
                 )
             )
-        if getattr(context.args, "fsdp", None):
-            found.append(
-                Problem(
-                    "DeepSpeed and FSDP cannot be combined: both own the distribution",
-                    f"TrainingArguments(fsdp={context.args.fsdp!r})",
-                    "leave fsdp out, or use strategy='no_acc'",
-                )
-            )
         if self.requires[0].installed():
             found += mismatches(merged_config(read), context.args, where)
         return found

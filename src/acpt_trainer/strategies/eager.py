@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_ENGINES = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
+"""Kinds of distribution of Accelerate that are an engine of their own."""
+
+
 class EagerStrategy(AcceleratorStrategy):
     """PyTorch as it is. Its evidence is what Accelerate made of the model."""
 
@@ -54,8 +58,9 @@ class EagerStrategy(AcceleratorStrategy):
         """Engaged as soon as the model is prepared in the precision that was asked for."""
         if self._evidence is None:
             return StrategyStatus.pending("the model is not prepared for training yet")
-        if self._evidence["distributed"] == "DEEPSPEED":
-            return StrategyStatus.fell_back("DeepSpeed runs the step", self._evidence)
+        engine = _ENGINES.get(self._evidence["distributed"])
+        if engine is not None:
+            return StrategyStatus.fell_back(f"{engine} runs the step", self._evidence)
         if "asked_precision" in self._evidence:
             return StrategyStatus.fell_back(
                 f"{self._evidence['asked_precision']} was asked for and autocast is "

@@ -74,14 +74,6 @@ class FsdpStrategy(AcceleratorStrategy):
                     "torchrun --nproc_per_node 2 ..., or use strategy='no_acc'",
                 )
             )
-        if getattr(context.args, "fsdp", None):
-            found.append(
-                Problem(
-                    f"strategy {self.label!r} and TrainingArguments(fsdp=...) both set FSDP up",
-                    f"TrainingArguments(fsdp={context.args.fsdp!r})",  # type: ignore[union-attr]
-                    "leave fsdp and fsdp_config out",
-                )
-            )
         return found
 
     def _plugin_arguments(self) -> dict[str, Any]:

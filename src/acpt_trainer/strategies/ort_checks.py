@@ -52,22 +52,6 @@ def runtime_problems() -> list[Problem]:
 def argument_problems(args: Any) -> list[Problem]:
     """Training arguments that ONNX Runtime's graph cannot honour."""
     found = []
-    if getattr(args, "torch_compile", False):
-        found.append(
-            Problem(
-                "'ort' and torch.compile cannot be combined: both swap the model's forward pass",
-                "TrainingArguments(torch_compile=True)",
-                "set torch_compile=False, or use strategy='no_acc'",
-            )
-        )
-    if getattr(args, "fsdp", None):
-        found.append(
-            Problem(
-                "'ort' and FSDP cannot be combined: ORTModule needs whole parameters",
-                f"TrainingArguments(fsdp={args.fsdp!r})",
-                "use strategy='ds_ort', which shards the optimizer's state instead",
-            )
-        )
     if getattr(args, "neftune_noise_alpha", None):
         found.append(
             Problem(
