@@ -282,6 +282,8 @@ _BUILT_IN: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      "forward and backward compiled by torch.compile (inductor)", {}),
     ("ds_compile", "combined:CombinedStrategy",
      "DeepSpeed ZeRO-1 around the compiled model", {"parts": ("ds", "compile")}),
+    ("auto", "auto:AutoStrategy",
+     "tries the others when train() begins, and takes the fastest that computes the same", {}),
 )  # fmt: skip
 for _name, _class, _line, _preset in _BUILT_IN:
     register_strategy(_name, f"acpt_trainer.strategies.{_class}", description=_line, **_preset)

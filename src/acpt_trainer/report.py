@@ -41,6 +41,8 @@ class StrategyReport(Mapping[str, Any]):
         optimizer_state_bytes: Bytes of optimizer state that this process holds.
         checkpoint_format: Which strategies can resume the checkpoint.
         versions: Versions of what took part.
+        asked: The name that was asked for, where it stands for whatever is chosen: `auto`.
+        choice: How it was chosen; empty where it was named.
     """
 
     strategy: str
@@ -55,6 +57,8 @@ class StrategyReport(Mapping[str, Any]):
     optimizer_state_bytes: int = 0
     checkpoint_format: str = "torch"
     versions: dict[str, str] = field(default_factory=dict)
+    asked: str | None = None
+    choice: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.__dataclass_fields__:
@@ -72,8 +76,9 @@ class StrategyReport(Mapping[str, Any]):
         return asdict(self)
 
     def __str__(self) -> str:
+        asked = f" (asked for: {self.asked})" if self.asked else ""
         head = (
-            f"strategy {self.strategy}: {self.status} "
+            f"strategy {self.strategy}{asked}: {self.status} "
             f"({self.precision} on {self.device}, {self.world_size} process"
             f"{'' if self.world_size == 1 else 'es'})"
         )
@@ -84,6 +89,9 @@ class StrategyReport(Mapping[str, Any]):
                 lines += [f"    {k}: {_short(v)}" for k, v in value.items()]
             else:
                 lines.append(f"  {name}: {_short(value)}")
+        if self.choice:
+            lines.append(f"  chosen: {self.choice['why']} ({self.choice['source']})")
+            lines += [f"    {line}" for line in self.choice["table"]]
         return "\n".join(lines)
 
 

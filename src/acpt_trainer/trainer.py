@@ -21,6 +21,7 @@ from acpt_trainer.launch import (
 from acpt_trainer.precision import apply_precision, choose_precision, precision_of
 from acpt_trainer.registry import resolve_strategy
 from acpt_trainer.report import StrategyReport, write_report
+from acpt_trainer.strategies.auto import AutoStrategy
 from acpt_trainer.strategies.base import AcceleratorStrategy, TrainingContext
 from acpt_trainer.throughput import ThroughputCallback, batch_size_and_tokens
 
@@ -28,15 +29,18 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from acpt_trainer.auto.verdict import Choice
 
-class _VerifyCallback(TrainerCallback):  # type: ignore[misc]
+
+class VerifyCallback(TrainerCallback):  # type: ignore[misc]
     """Stops training after the first step if the strategy did not run it."""
 
     def __init__(self, trainer: AcceleratedTrainerMixin) -> None:
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Asked anew: a hyper-parameter search makes an accelerator for each trial.
+        """Asks the strategy."""
+        # Anew: a hyper-parameter search makes an accelerator for each trial.
         self.trainer._binding.verify()
 
 
@@ -48,6 +52,7 @@ class AcceleratedTrainerMixin:
     Args:
         *args: Arguments of the `Trainer`.
         strategy: A strategy, or its name for `get_strategy`: `no_acc`, `ort`, `ds`, `ds_ort`, ...
+            `auto` becomes the fastest when `train()` begins.
         precision: `auto`, `fp32`, `bf16` or `fp16`; None leaves it to `TrainingArguments`.
         **kwargs: Keyword arguments of the `Trainer`.
 
@@ -58,6 +63,8 @@ class AcceleratedTrainerMixin:
         >>> class MyTrainer(AcceleratedTrainerMixin, SomeTrainer): ...
         >>> MyTrainer(model=model, args=args, train_dataset=data, strategy="ort").train()
     """
+
+    _choice: Choice | None = None
 
     def __init__(
         self,
@@ -72,7 +79,7 @@ class AcceleratedTrainerMixin:
         self._throughput = ThroughputCallback()
         self._throughput.counts_batches = True
         super().__init__(*args, **kwargs)
-        self.add_callback(_VerifyCallback(self))  # type: ignore[attr-defined]
+        self.add_callback(VerifyCallback(self))  # type: ignore[attr-defined]
         self.add_callback(self._throughput)  # type: ignore[attr-defined]
 
     # --- the seam --------------------------------------------------------------------------------
@@ -143,6 +150,8 @@ class AcceleratedTrainerMixin:
             NotEngagedError: If the strategy did not run the first step.
             GraphBuildError: If ONNX Runtime cannot train the model.
         """
+        if isinstance(self.strategy, AutoStrategy):
+            self._settle(self._find_checkpoint(resume_from_checkpoint))
         checkpoint = self._resolve_checkpoint(resume_from_checkpoint)
         # A second `train()` prepares anew, from the plain model: Trainer would keep the DDP or
         # engine of the first, which the strategy has let go of.
@@ -152,37 +161,54 @@ class AcceleratedTrainerMixin:
         finally:
             self._binding.release()
 
-    def _resolve_checkpoint(self, asked: Any) -> str | None:
+    def _settle(self, checkpoint: str | None) -> None:
+        """Becomes a trainer of the strategy that `auto` chooses, as if it had been named."""
+        from acpt_trainer.auto.choose import choose
+        from acpt_trainer.auto.randomness import kept_random_states
+
+        with kept_random_states():
+            self._choice = choose(self, checkpoint)
+            self.strategy = resolve_strategy(self._choice.strategy)
+            self._asked_precision = self._choice.precision
+            self.create_accelerator_and_postprocess()
+
+    def _find_checkpoint(self, asked: Any) -> str | None:
         if asked is None or asked is False:
             return None
-        args = self.args  # type: ignore[attr-defined]
-        if asked is True:
-            found = last_checkpoint(args.output_dir)
-            if found is None:
-                raise ConfigurationError(
-                    [
-                        Problem(
-                            "there is no complete checkpoint to resume from",
-                            f"output_dir={args.output_dir!r}",
-                            "train without resuming, or name a checkpoint folder",
-                        )
-                    ],
-                    "Cannot resume",
-                )
-            asked = found
-        problems = checkpoint_problems(asked, self.strategy, args.world_size)
-        if not problems and 0 < args.max_steps <= steps_done(asked):
+        if asked is not True:
+            return str(asked)
+        folder = self.args.output_dir  # type: ignore[attr-defined]
+        found = last_checkpoint(folder)
+        if found is None:
+            raise ConfigurationError(
+                [
+                    Problem(
+                        "there is no complete checkpoint to resume from",
+                        f"output_dir={folder!r}",
+                        "train without resuming, or name a checkpoint folder",
+                    )
+                ],
+                "Cannot resume",
+            )
+        return found
+
+    def _resolve_checkpoint(self, asked: Any) -> str | None:
+        found, args = self._find_checkpoint(asked), self.args  # type: ignore[attr-defined]
+        if found is None:
+            return None
+        problems = checkpoint_problems(found, self.strategy, args.world_size)
+        if not problems and 0 < args.max_steps <= steps_done(found):
             # `Trainer` would train a step more before it looks.
             problems.append(
                 Problem(
-                    f"the checkpoint has {steps_done(asked)} steps behind it, and max_steps is "
+                    f"the checkpoint has {steps_done(found)} steps behind it, and max_steps is "
                     f"{args.max_steps}: nothing is left to train",
-                    str(asked),
+                    found,
                     "raise max_steps, or use the model in the checkpoint as it is",
                 )
             )
         raise_if_any(problems, "Cannot resume")
-        return str(asked)
+        return found
 
     def training_step(
         self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any
@@ -233,7 +259,8 @@ class AcceleratedTrainerMixin:
 
     def strategy_report(self) -> StrategyReport:
         """What really ran, not what was asked."""
-        return self._binding.report()
+        report = self._binding.report()
+        return report if self._choice is None else self._choice.noted(report)
 
 
 class AcceleratedTrainer(AcceleratedTrainerMixin, Trainer):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from acpt_trainer.measure.plots import write_pictures
 from acpt_trainer.measure.results import markdown, write_results
 from acpt_trainer.measure.session import Rows
 from acpt_trainer.measure.store import Store
-from acpt_trainer.measure.worker import _fault, serve
+from acpt_trainer.measure.worker import fault, serve
 
 ROW = {
     "strategy", "precision", "nproc", "status", "step_seconds", "samples_per_second",
@@ -175,11 +175,11 @@ def test_worker_answers_until_it_is_told_to_stop(
 
 def test_mistake_and_defect_are_told_apart() -> None:
     problem = Problem("no bf16 here", "precision", "take fp32")
-    assert _fault(ConfigurationError([problem])) == {
+    assert fault(ConfigurationError([problem])) == {
         "status": "refused", "reason": "no bf16 here", "fix": "take fp32",
     }  # fmt: skip
-    assert _fault(NotEngagedError("it fell back"))["status"] == "refused"
-    assert _fault(ValueError("odd")) == {
+    assert fault(NotEngagedError("it fell back"))["status"] == "refused"
+    assert fault(ValueError("odd")) == {
         "status": "failed", "reason": "ValueError: odd", "fix": "",
     }  # fmt: skip
 

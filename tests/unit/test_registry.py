@@ -18,6 +18,7 @@ from acpt_trainer.registry import (
     register_strategy,
     resolve_strategy,
 )
+from acpt_trainer.strategies.auto import AutoStrategy
 from acpt_trainer.strategies.base import AcceleratorStrategy
 from acpt_trainer.strategies.combined import CombinedStrategy
 from acpt_trainer.strategies.compile import CompileStrategy
@@ -42,7 +43,7 @@ class Fragile(MadeUpStrategy):
 
 def test_registry_holds_exactly_these_names() -> None:
     assert available_strategies() == (
-        "compile", "ddp", "ds", "ds_compile", "ds_ort", "fsdp", "no_acc", "ort",
+        "auto", "compile", "ddp", "ds", "ds_compile", "ds_ort", "fsdp", "no_acc", "ort",
     )  # fmt: skip
 
 
@@ -57,6 +58,7 @@ def test_registry_holds_exactly_these_names() -> None:
         ("compile", CompileStrategy),
         ("fsdp", FsdpStrategy),
         ("ds_compile", CombinedStrategy),
+        ("auto", AutoStrategy),
     ],
 )
 def test_registry_names_stand_for(name: str, cls: type[AcceleratorStrategy]) -> None:
@@ -187,7 +189,7 @@ def test_unknown_name_suggests_the_one_that_is_meant(asked: str, meant: str) -> 
 def test_unknown_name_suggests_nothing_far_off() -> None:
     with pytest.raises(UnknownStrategyError) as caught:
         get_strategy("xyzzy")
-    assert caught.value.problems[0].fix.startswith("registered are: compile, ")
+    assert caught.value.problems[0].fix.startswith("registered are: auto, ")
 
 
 def test_unknown_name_lists_what_is_missing_for_the_others(missing: Callable[..., None]) -> None:
@@ -196,8 +198,8 @@ def test_unknown_name_lists_what_is_missing_for_the_others(missing: Callable[...
         get_strategy("xyzzy")
     install = "(not here: pip install 'acpt-trainer[deepspeed]')"
     assert caught.value.problems[0].fix == (
-        f"registered are: compile, ddp, ds {install}, ds_compile {install}, ds_ort {install}, "
-        "fsdp, no_acc, ort"
+        f"registered are: auto, compile, ddp, ds {install}, ds_compile {install}, "
+        f"ds_ort {install}, fsdp, no_acc, ort"
     )
 
 
@@ -222,6 +224,6 @@ def test_resolve_strategy_refuses_anything_else(value: Any) -> None:
         with pytest.raises(UnknownStrategyError) as caught:
             ask(value)
         assert "neither a strategy name nor an AcceleratorStrategy" in str(caught.value)
-        assert "give one of: compile, ddp, ds, ds_compile, ds_ort, fsdp, no_acc, ort" in str(
+        assert "give one of: auto, compile, ddp, ds, ds_compile, ds_ort, fsdp, no_acc, ort" in str(
             caught.value
         )

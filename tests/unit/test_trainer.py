@@ -182,7 +182,7 @@ def test_verify_callback_stops_after_the_first_step() -> None:
     def verify() -> None:
         raise NotEngagedError("it did not run")
 
-    callback = module._VerifyCallback(SimpleNamespace(_binding=SimpleNamespace(verify=verify)))  # type: ignore[arg-type]
+    callback = module.VerifyCallback(SimpleNamespace(_binding=SimpleNamespace(verify=verify)))  # type: ignore[arg-type]
     with pytest.raises(NotEngagedError):
         callback.on_step_end(None, None, None)
 

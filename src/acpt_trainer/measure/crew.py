@@ -37,9 +37,17 @@ class Worker:
         job: What to do.
         nproc: Number of processes.
         timeout: Seconds to wait for an answer.
+        environment: Its variables; if None, this process's, with the cores shared out.
     """
 
-    def __init__(self, folder: Path, job: dict[str, Any], nproc: int, timeout: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        job: dict[str, Any],
+        nproc: int,
+        timeout: float,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.folder, self.nproc, self.timeout = folder, nproc, timeout
         self.asked = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +58,7 @@ class Worker:
             self.process = subprocess.Popen(
                 [*_command(nproc), str(folder), str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=_environment(nproc), start_new_session=True,
+                env=environment or _environment(nproc), start_new_session=True,
             )  # fmt: skip
 
     def ask(self, do: str, **details: Any) -> list[dict[str, Any]]:
@@ -68,7 +76,7 @@ class Worker:
         try:
             answers = [wait_for(file, lambda: self._goes_on(files), self.timeout) for file in files]
         except TimeoutError:
-            self.close()
+            self._end()
             raise WorkerError("timed out", f"no answer in {self.timeout:.0f} seconds") from None
         fault = _fault(files)
         if fault is not None:
@@ -89,6 +97,14 @@ class Worker:
             write_json(question(self.folder, self.asked), {"do": "stop"})
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_GOODBYE_SECONDS)
+        self._end()
+
+    def _end(self) -> None:
+        """Ends it now: first so that it can give up its locks, such as that of an extension."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GOODBYE_SECONDS / 2)
         with contextlib.suppress(ProcessLookupError):  # torchrun's children too
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -36,7 +36,7 @@ def load_model(name: str, attention: str | None = None, dropout: bool = True) ->
     try:
         config = AutoConfig.from_pretrained(name)
         if not dropout:
-            _switch_dropout_off(config)
+            _switch_off(config)
         cls = _class(config, name)
         path = Path(name)
         only_config = path.is_file() or (path.is_dir() and not _has_weights(path))
@@ -55,9 +55,8 @@ def load_model(name: str, attention: str | None = None, dropout: bool = True) ->
             [Problem(f"the model cannot be loaded: {said[:300]}", f"--model {name}", _FIX)],
             _HEADLINE,
         ) from error
-    for module in () if dropout else model.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.p = 0.0
+    if not dropout:
+        switch_dropout_off(model)
     return cast("nn.Module", model)
 
 
@@ -65,13 +64,25 @@ def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
-def _switch_dropout_off(config: Any) -> None:
-    """Sets every probability of dropping something to zero, in nested configs too."""
-    for key, value in vars(config).items():
+def switch_dropout_off(model: nn.Module) -> None:
+    """Sets every probability of dropping something to zero, in a model that is there."""
+    from torch.nn.modules.dropout import _DropoutNd
+
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        _switch_off(module)
+        if hasattr(getattr(module, "config", None), "to_diff_dict"):
+            _switch_off(module.config)
+
+
+def _switch_off(owner: Any) -> None:
+    """Sets what is named so in a module or config to zero, in nested configs too."""
+    for key, value in vars(owner).items():
         if isinstance(value, float) and ("drop" in key or key.startswith("mask_")):
-            setattr(config, key, 0.0)
-        elif hasattr(value, "to_diff_dict"):
-            _switch_dropout_off(value)
+            setattr(owner, key, 0.0)
+        elif hasattr(value, "to_diff_dict") and value is not owner:
+            _switch_off(value)
 
 
 def _class(config: Any, name: str) -> Any:

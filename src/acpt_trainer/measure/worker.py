@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -113,6 +114,13 @@ class Probes:
         return {"rate": matmul_rate(precision, self.device, seconds)}
 
 
+def _tries(job: dict[str, Any]) -> Any:
+    """Tries candidates of `auto` on what was packed for it."""
+    from acpt_trainer.auto.tries import Tries
+
+    return Tries(lambda: torch.load(job["kit"], weights_only=False))
+
+
 class Verifies:
     """Compares a strategy with eager PyTorch, all processes together."""
 
@@ -124,7 +132,7 @@ class Verifies:
         return verify(self.request, print).to_dict()
 
 
-def _fault(error: Exception) -> Answer:
+def fault(error: Exception) -> Answer:
     """An error as an answer: what a user can mend is `refused`."""
     problems = error.problems if isinstance(error, ConfigurationError) else ()
     reason = "; ".join(p.what for p in problems) or str(error) or type(error).__name__
@@ -142,14 +150,18 @@ def serve(folder: Path, rank: int, alive: Callable[[], bool]) -> None:
     job = read_json(folder / "job.json")
     for module in job["imports"]:
         importlib.import_module(module)
-    works = {"trains": Trains, "probes": Probes, "verifies": Verifies}[job["kind"]](job)
+    kinds: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "trains": Trains, "probes": Probes, "verifies": Verifies, "tries": _tries,
+    }  # fmt: skip
+    works = kinds[job["kind"]](job)
+    rank = job.get("answers_as", rank)
     number = 0
     while (asked := wait_for(question(folder, number), alive)) and asked["do"] != "stop":
         try:
             said = getattr(works, asked.pop("do"))(**asked)
         except Exception as error:
             traceback.print_exc()
-            said = {"error": _fault(error)}
+            said = {"error": fault(error)}
         write_json(answer(folder, number, rank), said)
         if "error" in said:
             break
@@ -159,6 +171,7 @@ def serve(folder: Path, rank: int, alive: Callable[[], bool]) -> None:
 def main() -> None:
     """Serves the folder on the command line, as long as the process that asks lives."""
     folder, asks = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     def alive() -> bool:
         try:
