@@ -5,29 +5,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = os.environ.get("ACPT_TRAINER_CACHE")
-    os.environ["ACPT_TRAINER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["ACPT_TRAINER_CACHE"]
-    else:
-        os.environ["ACPT_TRAINER_CACHE"] = before
+def _own_caches(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Graphs are exported anew; what DeepSpeed compiles is kept beside what pytest keeps.
+
+    The user's folder would be compiled for another environment, in turns with it, and a build that
+    was killed there leaves a lock that others wait for.
+    """
+    own = {
+        "ACPT_TRAINER_CACHE": tmp_path_factory.mktemp("cache"),
+        "TORCH_EXTENSIONS_DIR": request.config.cache.mkdir("torch_extensions"),
+    }
+    with mock.patch.dict(os.environ, {name: str(path) for name, path in own.items()}):
+        yield
 
 
 @pytest.fixture(autouse=True)
 def _own_engine() -> Iterator[None]:
-    """Each test starts in a process that belongs to no group and has no accelerator.
+    """Each test starts in a process that belongs to no group, has no accelerator and no patch.
 
     Accelerate, Transformers and `torch.distributed` keep such state for the process's life, and a
-    trainer that a test makes, or fails to make, leaves it behind.
+    trainer that a test makes, or fails to make, leaves it behind. Patches of a model stay while
+    the model trains: those of a test that failed, for ever.
     """
     yield
+    patches = sys.modules.get("acpt_trainer.ort.patches")
+    while patches is not None and patches.active():
+        patches.stop()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

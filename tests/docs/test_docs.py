@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from warm_python import WarmPython
 
 import acpt_trainer
 from acpt_trainer import available_strategies
@@ -36,6 +38,14 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "PATH": path, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
+@pytest.fixture(scope="module")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """Runs the blocks of Python without importing the libraries for each."""
+    made = WarmPython(environment(tmp_path_factory.mktemp("hf")))
+    yield made
+    made.stop()
+
+
 def test_readme_has_blocks_to_run() -> None:
     assert len([p for p in runnable("python") if p.id.startswith("README")]) >= 3
     assert len([p for p in runnable("bash") if p.id.startswith("README")]) >= 1
@@ -43,11 +53,8 @@ def test_readme_has_blocks_to_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", runnable("python"))
-def test_python_block_runs(code: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path / "hf"),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+def test_python_block_runs(code: str, warm_python: WarmPython, tmp_path: Path) -> None:
+    done = warm_python(["-c", code], cwd=tmp_path, env=environment(tmp_path / "hf"))
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
 
 

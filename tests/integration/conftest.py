@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from warm_python import WarmPython
 
 WORKER = Path(__file__).with_name("worker.py")
 STRATEGIES = ("no_acc", "ort", "ds", "ds_ort")
@@ -23,18 +24,28 @@ FEWER: dict[tuple[str, int], tuple[str, ...]] = {
 """Strategies and processes that train fewer scenarios, as far as they differ from the four."""
 
 
-def launch(command: list[str], processes: int, timeout: int = 400) -> subprocess.CompletedProcess:
-    """Runs a Python command line, under torchrun for several processes."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(processes)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        env.pop(name, None)
-    return subprocess.run(
-        [*launcher, *command], capture_output=True, text=True, env=env, timeout=timeout, check=False
-    )
+@cache
+def _warm_python() -> WarmPython:
+    return WarmPython(_environment())
+
+
+def _environment() -> dict[str, str]:
+    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in launcher}
+    return {**kept, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def launch(
+    command: list[str], processes: int = 1, timeout: int = 400
+) -> subprocess.CompletedProcess[str]:
+    """Runs a Python command line in a process of its own, or in several as torchrun does."""
+    return _warm_python()(command, env=_environment(), processes=processes, timeout=timeout)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Weights and samples that a test draws are the same in any order of tests."""
+    torch.manual_seed(0)
 
 
 class Runs:

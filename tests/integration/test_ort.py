@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 from acpt_trainer import GraphBuildError
 from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach, detach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def gpt2(attention: str = "sdpa", dropout: float = 0.0) -> GPT2LMHeadModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,18 +13,9 @@ from parity import BATCHES, Net, assert_same_gradients, plain, train_both
 from torch import nn
 
 from acpt_trainer import GraphBuildError
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
 
 Expression = Callable[[Any, torch.Tensor], Any]
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    torch.manual_seed(0)
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def refused(model: nn.Module, match: str, batch: dict[str, Any] = BATCHES[0]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,16 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from acpt_trainer import GraphBuildError
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    torch.manual_seed(0)
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def layers(m: Any, x: torch.Tensor) -> torch.Tensor:

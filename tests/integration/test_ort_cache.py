@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,12 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.forward import OrtForward, attach
 
 # Not importorskip: a bare import replaces functions of torch for every test after it.
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("needs the extra 'ort'", allow_module_level=True)
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 @pytest.fixture

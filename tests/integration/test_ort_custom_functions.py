@@ -19,17 +19,10 @@ from torch import nn
 from torch.autograd import Function
 
 from acpt_trainer import GraphBuildError
-from acpt_trainer.ort import extensions, patches
+from acpt_trainer.ort import extensions
 from acpt_trainer.ort.forward import attach
 
 NO_COMPILER = Path(__file__).with_name("no_compiler.py")
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 @pytest.fixture(scope="module")

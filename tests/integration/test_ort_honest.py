@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,15 +10,7 @@ import torch
 from torch import nn
 
 from acpt_trainer import GraphBuildError
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 class Pair(nn.Module):

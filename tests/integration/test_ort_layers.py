@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from acpt_trainer import GraphBuildError
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
 
 Forward = Callable[[Any, torch.Tensor], Any]
@@ -21,14 +20,6 @@ Forward = Callable[[Any, torch.Tensor], Any]
 BATCHES: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     ((numbers(rows, length, 4, seed=rows),), {}) for rows, length in ((1, 5), (3, 6))
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    torch.manual_seed(0)
-    yield
-    while patches.active():
-        patches.stop()
 
 
 # --- layers --------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
 
 STEPS = 1000
@@ -19,13 +18,6 @@ SETTLED = 200
 
 GROWTH = 6 << 20
 """Bytes for the other 800 steps: 8 KiB a step, less than the logits of a row, do not pass."""
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def gpt2(dropout: float) -> GPT2LMHeadModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 class Perceptron(nn.Module):

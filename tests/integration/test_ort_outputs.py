@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from acpt_trainer.ort import patches
-
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    torch.manual_seed(0)
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def gpt2(attention: str = "eager") -> GPT2LMHeadModel:

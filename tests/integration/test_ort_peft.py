@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import peft
@@ -14,16 +14,7 @@ from peft_models import batches, bert, gpt2, llama, moved, with_lora
 from torch import nn
 
 from acpt_trainer import GraphBuildError
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    torch.manual_seed(0)
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def assert_only_trained_have_gradients(model: nn.Module) -> None:

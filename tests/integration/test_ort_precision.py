@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,7 @@ from transformers import (
 )
 
 from acpt_trainer import AcceleratedTrainer, ConfigurationError, GraphBuildError, create_accelerator
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import attach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def gpt2() -> Any:

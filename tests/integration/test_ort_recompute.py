@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from acpt_trainer import AcceleratedTrainer, GraphBuildError
-from acpt_trainer.ort import patches
 from acpt_trainer.ort.forward import OrtForward, attach
-
-
-@pytest.fixture(autouse=True)
-def _no_patch_is_left() -> Iterator[None]:
-    yield
-    while patches.active():
-        patches.stop()
 
 
 def gpt2(dropout: float = 0.0) -> Any:
