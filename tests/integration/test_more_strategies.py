@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FEWER, Runs
+import torch
+from conftest import FEWER, Runs, launch
 from test_strategies import TOLERANCE, keys, largest_difference, losses
 
 from acpt_trainer import get_strategy
@@ -153,10 +155,32 @@ def test_fsdp_evaluates_before_it_trains(runs: Runs) -> None:
 
 @pytest.mark.distributed
 def test_fsdp_computes_in_bf16(runs: Runs) -> None:
-    report = runs.all("fsdp", 2)["bf16"]["report"]
+    result, plain = runs.all("fsdp", 2)["bf16"], runs.all("fsdp", 2)["plain"]
+    report, evidence = result["report"], result["report"]["evidence"]
 
-    assert (report["precision"], report["evidence"]["precision"]) == ("bf16", "bf16")
+    assert (report["precision"], evidence["precision"]) == ("bf16", "bf16")
     assert report["status"] == "engaged"
+    # Neither the loss nor what is added up over the processes is rounded to bf16.
+    assert evidence["bytes_reduced"] == plain["report"]["evidence"]["bytes_reduced"] / 10
+    for step, loss in losses(result).items():
+        assert loss == pytest.approx(losses(plain)[step], rel=5e-4)
+        assert loss != float(torch.tensor(loss).bfloat16())
+
+
+@pytest.mark.distributed
+def test_fsdp_shards_models_of_other_shapes(tmp_path: Any) -> None:
+    worker, answer = Path(__file__).with_name("fsdp_worker.py"), tmp_path / "answer.json"
+    done = launch([str(worker), str(answer)], 2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(answer.read_text())
+
+    units = {name: row["units"] for name, row in found.items()}
+    # Two blocks (T5: two in each half), what is left, and what Accelerate finds at the ends.
+    assert units == {"bert": 3, "bert_classifier": 4, "t5": 5, "vit": 5, "lora": 4, "module": 1}
+    for name, row in found.items():
+        assert row["status"] == "engaged", name
+        assert row["losses"] == pytest.approx(row["plain_losses"], rel=TOLERANCE), name
+        assert row["share"] < 0.6, name
 
 
 @pytest.mark.distributed

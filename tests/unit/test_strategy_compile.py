@@ -15,8 +15,8 @@ from acpt_trainer import toolchain
 from acpt_trainer.errors import GraphBuildError, NotEngagedError
 from acpt_trainer.registry import get_strategy
 from acpt_trainer.strategies.base import Status, TrainingContext
+from acpt_trainer.strategies.blocks import repeated_blocks
 from acpt_trainer.strategies.compile import CompileStrategy
-from acpt_trainer.strategies.compile_regions import repeated_blocks
 
 CPU = TrainingContext("fp32", "cpu")
 

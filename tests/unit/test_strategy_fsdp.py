@@ -16,6 +16,7 @@ from acpt_trainer.checkpoints import checkpoint_problems
 from acpt_trainer.integration import is_sharded, optimizer_state_bytes
 from acpt_trainer.registry import get_strategy
 from acpt_trainer.strategies.base import Status, TrainingContext
+from acpt_trainer.strategies.blocks import ends_are_shared, shared_weight
 from acpt_trainer.strategies.fsdp import FsdpStrategy
 
 TWO = TrainingContext("fp32", "cpu", 2)
@@ -83,6 +84,78 @@ def test_fsdp_is_engaged_once_gradients_were_reduced_to_shards() -> None:
     strategy.close()
     assert model._get_name() == "Sequential"
     assert strategy.status().evidence == evidence
+
+
+def test_fsdp_in_bf16_reduces_and_returns_fp32(group: None) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    strategy = FsdpStrategy()
+    strategy.problems(TrainingContext("bf16", "cpu", 2))
+    policy = strategy._plugin_arguments()["mixed_precision_policy"]
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    fully_shard(model[0], mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+    strategy.prepared(None, model)
+
+    inside: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda _, given, out: inside.append(out.dtype))
+    out = model(torch.randn(3, 4))
+    out.sum().backward()
+
+    assert inside == [torch.bfloat16]
+    assert out.dtype == torch.float32
+    assert strategy.status().evidence["precision"] == "bf16"
+    assert policy.reduce_dtype == torch.float32
+
+
+class Shared(nn.Module):
+    """Blocks, and what the test makes them share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4)) for _ in "12")
+        self.head = nn.Linear(4, 5)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+def test_fsdp_refuses_weights_that_blocks_share() -> None:
+    model = Shared()
+    context = TrainingContext("fp32", "cpu", 2, None, model)
+    assert FsdpStrategy().problems(context) == []
+    model.blocks[1][0].weight = model.blocks[0][0].weight
+    (problem,) = FsdpStrategy().problems(context)
+    assert problem.where == "Shared.blocks.1.0.weight"
+    assert "strategy='ds'" in problem.fix
+    model = Shared()
+    model.head.weight = model.blocks[0][0].weight
+    assert shared_weight(model) == "head.weight"
+
+
+def test_ends_that_only_share_with_each_other_are_one_unit() -> None:
+    model = Shared()
+    assert not ends_are_shared(model)
+    model.head.weight = model.embed.weight
+    assert not ends_are_shared(model)
+    model.bias = model.head.bias  # as in BERT's masked language model
+    assert ends_are_shared(model)
+    model.get_input_embeddings = lambda: (_ for _ in ()).throw(NotImplementedError)  # type: ignore
+    assert ends_are_shared(model)
+
+
+def test_fsdp_gives_the_ends_back() -> None:
+    model = Shared()
+    model.bias = model.head.bias
+    strategy = FsdpStrategy()
+    strategy.wrap_model(model)
+    assert model.get_output_embeddings() is None
+    strategy.close()  # or `prepared`, where nothing goes wrong in between
+    assert model.get_output_embeddings() is model.head
 
 
 def test_fsdp_checkpoint_without_a_report_is_told_by_its_files(tmp_path: Any) -> None:

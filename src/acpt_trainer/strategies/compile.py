@@ -101,7 +101,7 @@ class CompileStrategy(AcceleratorStrategy):
                 )
             )
         if context.model is not None and self.regions == "blocks":
-            from acpt_trainer.strategies.compile_regions import repeated_blocks
+            from acpt_trainer.strategies.blocks import repeated_blocks
 
             if not repeated_blocks(context.model):
                 found.append(

@@ -24,16 +24,10 @@ from torch.utils._pytree import tree_leaves
 
 from acpt_trainer import toolchain
 from acpt_trainer.errors import GraphBuildError, NotEngagedError
+from acpt_trainer.strategies.blocks import repeated_blocks
 
 COMPILED_BACKWARD = "CompiledFunctionBackward"
 """The autograd function in which AOTAutograd runs a compiled backward pass."""
-
-
-def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules that stand in a list of several of one class: a model's layers."""
-    if isinstance(model, nn.ModuleList) and len(model) > 1 and len({type(m) for m in model}) == 1:
-        return list(model)
-    return [block for child in model.children() for block in repeated_blocks(child)]
 
 
 class CompiledForward:

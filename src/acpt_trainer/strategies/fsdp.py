@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,9 @@ from acpt_trainer.strategies.base import (
 if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
+
+
+_ENDS = ("get_input_embeddings", "get_output_embeddings")
 
 
 class FsdpStrategy(AcceleratorStrategy):
@@ -49,6 +53,7 @@ class FsdpStrategy(AcceleratorStrategy):
         self.reshard_after_forward = reshard_after_forward
         self._precision: str | None = None
         self._model: Any = None
+        self._without_ends: Any = None
         self._counts: dict[str, int] = {}
         self._last: StrategyStatus | None = None
 
@@ -74,10 +79,31 @@ class FsdpStrategy(AcceleratorStrategy):
                     "torchrun --nproc_per_node 2 ..., or use strategy='no_acc'",
                 )
             )
+        if context.model is not None:
+            from acpt_trainer.strategies.blocks import shared_weight
+
+            shared = shared_weight(context.model)
+            if shared is not None:
+                found.append(
+                    Problem(
+                        f"strategy {self.label!r} shards block by block, and blocks share weights",
+                        f"{type(context.model).__name__}.{shared}",
+                        "use strategy='ds', which shares the optimizer's state, or 'ddp'",
+                    )
+                )
         return found
 
     def _plugin_arguments(self) -> dict[str, Any]:
-        return {
+        computes: dict[str, Any] = {}
+        if self._precision == "bf16":
+            import torch
+            from torch.distributed.fsdp import MixedPrecisionPolicy
+
+            # Accelerate's own policy adds the processes' gradients up in bf16, and rounds the
+            # loss to it.
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            computes = {"mixed_precision_policy": policy}
+        return computes | {
             "fsdp_version": 2,
             "auto_wrap_policy": "transformer_based_wrap",
             "state_dict_type": "FULL_STATE_DICT",  # checkpoints hold the plain model
@@ -99,14 +125,33 @@ class FsdpStrategy(AcceleratorStrategy):
         return {"fsdp_plugin": FullyShardedDataParallelPlugin(**arguments)}
 
     def wrap_model(self, model: nn.Module) -> nn.Module:
-        """Forgets the evidence of an earlier training; Accelerate shards the model later."""
+        """Says what is a unit of its own; Accelerate shards the model later.
+
+        Not the model's `_no_split_modules`: they are of loading, lack in some models, and hold
+        the embedding in others, which Accelerate then shards twice, and fails.
+        """
+        from accelerate.state import AcceleratorState
+
+        from acpt_trainer.strategies.blocks import ends_are_shared, repeated_blocks
+
         self._last = None
+        plugin = AcceleratorState._shared_state.get("fsdp_plugin")
+        if plugin is not None:
+            # What has no parts, such as a linear layer, is found outside the blocks as well.
+            names = {type(b).__name__ for b in repeated_blocks(model) if any(b.children())}
+            plugin.transformer_cls_names_to_wrap = sorted(names)
+        if ends_are_shared(model):
+            # A unit of input and output alone would leave others without the weight.
+            self._without_ends = model
+            for name in _ENDS:
+                vars(model)[name] = lambda: None
         return model
 
     # --- evidence --------------------------------------------------------------------------------
 
     def prepared(self, accelerator: Any, model: nn.Module) -> None:
         """Counts what is reduced from now on, and lets the model keep its name."""
+        self._give_ends_back()
         self._model = model
         self._counts = {"reduce_scatters": 0, "bytes_reduced": 0}
         if not hasattr(model, "set_custom_reduce_scatter"):
@@ -114,10 +159,16 @@ class FsdpStrategy(AcceleratorStrategy):
         for module in model.modules():
             if hasattr(module, "set_custom_reduce_scatter"):
                 module.set_custom_reduce_scatter(_counted(self._counts))
+        _returns_fp32(model)
         # FSDP2 makes a class FSDP<name>, and Trainer's label smoothing tells by the name of the
         # class whether labels are to be shifted: it would train and evaluate on others, in silence.
         name = model._get_name().removeprefix("FSDP")
         model._get_name = functools.partial(str, name)  # type: ignore[method-assign]
+
+    def _give_ends_back(self) -> None:
+        for name in _ENDS if self._without_ends is not None else ():
+            vars(self._without_ends).pop(name, None)
+        self._without_ends = None
 
     def status(self) -> StrategyStatus:
         """Engaged when the parameters are sharded and gradients were reduced to their shards."""
@@ -142,9 +193,22 @@ class FsdpStrategy(AcceleratorStrategy):
 
     def close(self) -> None:
         """Lets go of the model, which stays sharded and keeps its name for evaluation."""
+        self._give_ends_back()
         if self._model is not None:
             self._last = self.status()
             self._model = None
+
+
+def _returns_fp32(model: Any) -> None:
+    """Has the whole model, not its units, return fp32 where it computes in bf16.
+
+    So does autocast: a loss or a score that is made from the outputs is then not made in bf16.
+    """
+    import torch
+
+    unit = model._get_fsdp_state()
+    if unit._mp_policy.param_dtype is not None:
+        unit._mp_policy = dataclasses.replace(unit._mp_policy, output_dtype=torch.float32)
 
 
 def _counted(counts: dict[str, int]) -> Any:
