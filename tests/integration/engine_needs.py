@@ -243,6 +243,12 @@ def slices_behind_a_bias() -> None:
     same_as_pytorch(lambda w, x: (x @ w + w[0])[..., :2], (4, 6), numbers(2, 3, 4))
 
 
+def trains_before_frozen_recurrence() -> None:
+    torch.manual_seed(0)
+    layer = nn.GRU(6, 4).requires_grad_(False)
+    same_as_pytorch(lambda w, x: layer(x @ w)[0], (4, 6), numbers(2, 3, 4))
+
+
 # By the patch's name: the scenario, and what is in its failure without the patch.
 ENGINE_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "exporter-aliases": (trains, "cannot import name 'jit_utils'"),
@@ -259,6 +265,7 @@ ENGINE_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "export-cache": (takes_an_export_from_the_cache, "not a hit"),
     "kept-promises": (refuses_a_second_backward, "has no attribute 'state'"),
     "split-gradients": (gives_unused_parts_no_gradient, "are not close"),
+    "whole-recurrences": (trains_before_frozen_recurrence, "the process died"),
     "no-moved-slices": (slices_behind_a_bias, "UpdateSliceOutputShape"),
     "no-memory-probe": (builds_one_session, "2 sessions were built"),
     "gradient-flow": (follows_autograd, "does not require grad"),

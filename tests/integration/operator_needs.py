@@ -37,6 +37,9 @@ NEEDED_BY = {
     "hstack": "hstack",
     "vstack": "vstack",
     "matmul": "matmul (vector)",
+    "lstm": "LSTM (both ways)",
+    "gru": "GRU (both ways)",
+    "rnn_tanh": "RNN",
 }
 
 
@@ -91,9 +94,7 @@ OPERATORS_NEEDED: dict[str, Callable[[], None]] = {
     "cdist": partial(refuses, "cdist (1)", "power"),
     "pairwise_distance": partial(refuses, "pairwise_distance (1)", "power"),
     "linspace": partial(refuses, "linspace (of a length)", "a size"),
-    "lstm": partial(refuses, "LSTM", "crashes"),
-    "gru": partial(refuses, "GRU", "crashes"),
-    "rnn_tanh": partial(refuses, "RNN", "crashes"),
-    "rnn_relu": partial(refuses, "RNN (relu)", "crashes"),
+    "rnn_relu": partial(refuses, "RNN (relu)", "recurrence with ReLU"),
+    "_pack_padded_sequence": partial(refuses, "packed sequence", "packed sequences"),
     "scatter_reduce": partial(refuses, "scatter_reduce (sum)", "crashes"),
 }

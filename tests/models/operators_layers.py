@@ -42,6 +42,23 @@ def recurrent(kind: type[nn.RNNBase], **options: Any) -> Operator:
     return of_product(lambda y: layer(y)[0])
 
 
+def stepwise(kind: type[nn.RNNCellBase], **options: Any) -> Operator:
+    torch.manual_seed(0)
+    cell = kind(8, 4, **options).requires_grad_(False)
+
+    def last(y: torch.Tensor) -> torch.Tensor:
+        state = cell(y[:, 0], cell(y[:, 1]))
+        return state[0] if isinstance(state, tuple) else state
+
+    return of_product(last)
+
+
+def packed(y: torch.Tensor) -> torch.Tensor:
+    lengths = torch.full((y.shape[0],), 2)
+    rows = nn.utils.rnn.pack_padded_sequence(y, lengths, batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(rows, batch_first=True)[0]
+
+
 def batch_normalized(x: torch.Tensor) -> torch.Tensor:
     return F.batch_norm(x, torch.arange(4.0), torch.full((4,), 2.0))
 
@@ -157,12 +174,18 @@ OPERATORS: dict[str, Operator] = {
     "LSTM (both ways)": recurrent(nn.LSTM, bidirectional=True),
     "LSTM (two layers)": recurrent(nn.LSTM, num_layers=2),
     "GRU": recurrent(nn.GRU),
+    "GRU (both ways)": recurrent(nn.GRU, bidirectional=True),
     "RNN": recurrent(nn.RNN),
     "RNN (relu)": recurrent(nn.RNN, nonlinearity="relu"),
+    "LSTM cell": stepwise(nn.LSTMCell),
+    "GRU cell": stepwise(nn.GRUCell),
+    "RNN cell": stepwise(nn.RNNCell),
+    "RNN cell (relu)": stepwise(nn.RNNCell, nonlinearity="relu"),
+    "packed sequence": of_product(packed),
     "LSTM, trained": of_product(
         lambda y: torch.lstm(
             y, (y.new_zeros(1, y.shape[0], 2), y.new_zeros(1, y.shape[0], 2)),
-            [y[0, 0].outer(y[0, 1]), y[0, 0].outer(y[0, 1])[:, :2]],
+            [y[0, 0][:, None].tanh() * y[0, 1], y[0, 0][:, None].tanh() * y[0, 1, :2]],
             False, 1, 0.0, True, False, True,
         )[0]
     ),
@@ -234,16 +257,6 @@ REFUSED: dict[str, str] = {
         ),
         "no ONNX form for the operator",
     ),
-    **dict.fromkeys(
-        (
-            "LSTM",
-            "LSTM (both ways)",
-            "LSTM (two layers)",
-            "GRU",
-            "RNN",
-            "RNN (relu)",
-            "LSTM, trained",
-        ),
-        "crashes",
-    ),
+    "RNN (relu)": "no gradient of recurrence with ReLU",
+    "packed sequence": "no gradient of packed sequences",
 }

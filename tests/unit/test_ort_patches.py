@@ -59,6 +59,7 @@ def without_symbolics(monkeypatch: pytest.MonkeyPatch) -> None:
         "told-outputs",
         "kept-promises",
         "split-gradients",
+        "whole-recurrences",
         "export-cache",
         "no-memory-probe",
         "no-repeated-dropout",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import backward, export, mends, recompute, splits
+from acpt_trainer.ort import backward, export, mends, recompute, recurrences, splits
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -54,6 +54,18 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.BUILD,
         needed=mends.always,
         apply=splits.mend_splits,
+    ),
+    Patch(
+        name="whole-recurrences",
+        target="GraphExecutionManager._initialize_graph_builder, GraphOptimizerRegistry",
+        versions="onnxruntime-training 1.19.2",
+        why="the gradients of LSTM and GRU write where nothing is when a weight is frozen, and the "
+        "process dies",
+        upstream=UNMAINTAINED,
+        until="LSTMGrad and GRUGrad ask which gradients are wanted",
+        scope=Scope.BUILD,
+        needed=mends.always,
+        apply=recurrences.mend_recurrences,
     ),
     Patch(
         name="no-moved-slices",

@@ -1,17 +1,15 @@
-"""Operators that are refused by name, since ONNX Runtime dies of them or takes them for others."""
+"""Operators that are refused by name, since ONNX Runtime dies of them or cannot train them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from acpt_trainer.ort.symbolics import values
+from acpt_trainer.ort.symbolics import recurrence, values
 
 CRASHING = {
-    **dict.fromkeys(
-        ("lstm", "gru", "rnn_tanh", "rnn_relu"),
-        "ONNX Runtime crashes in the gradient of recurrence",
-    ),
+    "rnn_relu": recurrence.RELU,
+    "_pack_padded_sequence": recurrence.PACKED,
     "scatter_reduce": "ONNX Runtime crashes when it builds its gradient",
 }
 """Operators, and why they are refused."""
