@@ -81,7 +81,18 @@ class Crashes(Quick):
         os._exit(7)
 
 
-MADE_UP = (Quick, Slow, Wrong, Raises, Crashes)
+class HalfCrashes(Quick):
+    """Ends one of several processes."""
+
+    name: ClassVar[str] = "half_crashes"
+
+    def wrap_model(self, model: Any) -> Any:
+        if os.environ.get("RANK") == "1":
+            os._exit(7)
+        return super().wrap_model(model)
+
+
+MADE_UP = (Quick, Slow, Wrong, Raises, Crashes, HalfCrashes)
 
 
 def rows(count: int = 64) -> list[dict[str, torch.Tensor]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import auto_made_up
@@ -14,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from auto_made_up import MADE_UP, losses, trainer
+from conftest import launch
 from transformers.trainer_utils import set_seed
 
 from acpt_trainer import ConfigurationError, create_accelerator, get_strategy, registry
 from acpt_trainer.auto import choose as choosing
+from acpt_trainer.auto import tries as trying
 from acpt_trainer.auto.candidates import Candidate
 from acpt_trainer.auto.copies import Kit, stripped
 from acpt_trainer.auto.hosts import Apart
@@ -161,17 +165,24 @@ def test_spent_budget_leaves_no_acc(tmp_path: Path, in_this_process: None) -> No
     assert "is spent" in rows(made)["quick"]["reason"]
 
 
-def test_candidate_that_takes_too_long_ends_between_steps(tmp_path: Path) -> None:
-    made = trainer("no_acc", tmp_path)
-    slow = Candidate(get_strategy("slow"), "fp32")
-    kit = Kit(stripped(made, tmp_path), auto_made_up.rows(1), [slow], 50, str(tmp_path))
-    kit.batches = [{name: value[None] for name, value in kit.batches[0].items()}]
+def test_candidate_that_takes_too_long_ends_between_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = Kit(
+        stripped(trainer("no_acc", tmp_path), tmp_path),
+        [{name: value[None] for name, value in row.items()} for row in auto_made_up.rows(2)],
+        [Candidate.of(get_strategy("quick"), "fp32")], 50, str(tmp_path),
+    )  # fmt: skip
     tries = Tries(lambda: copy.deepcopy(kit))
-    answer = tries.time(0, 0.5)
+    # A second goes by whenever someone looks at the clock: twice a step.
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(trying, "time", clock)
+
+    answer = tries.time(0, 5)
     assert answer["status"] == "over budget"
-    assert "its share of the budget is 0.5 s" in answer["reason"]
-    # What it had measured counts where that is enough.
-    assert tries.time(0, 2.5)["step_seconds"] >= 0.3
+    assert "its share of the budget is 5.0 s" in answer["reason"]
+    answer = tries.time(0, 20)  # what it has measured by then is enough
+    assert (answer["status"], answer["step_seconds"]) == ("ok", 1.0)
 
 
 def test_short_run_does_not_pay_a_long_start(tmp_path: Path, in_this_process: None) -> None:
@@ -232,12 +243,42 @@ def test_data_that_cannot_be_read_again_is_refused(tmp_path: Path) -> None:
 
 
 def test_precision_is_chosen_where_it_is_free(tmp_path: Path, in_this_process: None) -> None:
-    made = trainer(auto("no_acc", steps=1), tmp_path, precision="auto")
+    made = trainer(auto("no_acc", steps=1, precisions=["fp32", "bf16"]), tmp_path)
     made.train()
     found = made.strategy_report().choice["rows"]
     assert [row["precision"] for row in found] == ["fp32", "bf16"]
     # Which one is faster depends on the machine; both compute the same, within their rounding.
     assert {row["status"] for row in found} <= {"holds", "slower"}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_ranks_agree_and_train_as_under_the_winner(tmp_path: Path) -> None:
+    command = [str(Path(__file__).with_name("auto_ranks.py")), "quick,half_crashes,wrong"]
+    done = launch([*command, str(tmp_path)], 2)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["report"]["choice"] == second["report"]["choice"]
+    for found in (first, second):
+        assert found["ours"] == found["theirs"]
+        assert found["report"]["strategy"] == "quick"
+        assert found["report"]["parallel"] == "DistributedDataParallel"
+        statuses = [row["status"] for row in found["report"]["choice"]["rows"]]
+        assert statuses == ["holds", "holds", "crashed", "differs"]
+    (kept,) = (tmp_path / "kept" / "verdicts").glob("*.json")
+    assert json.loads(kept.read_text())["rows"] == first["report"]["choice"]["rows"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [1, 2])
+def test_run_is_the_engines_own_where_that_wins(tmp_path: Path, processes: int) -> None:
+    command = [str(Path(__file__).with_name("auto_ranks.py")), "ds+quick,fsdp", str(tmp_path)]
+    done = launch([*command, "200"], processes)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    found = json.loads((tmp_path / "0.json").read_text())
+    assert found["report"]["strategy"] == "ds+quick", found["report"]["choice"]["table"]
+    assert found["report"]["parallel"] == "DeepSpeedEngine"
+    assert found["ours"] == found["theirs"]
 
 
 def test_accelerator_without_a_trainer_is_refused() -> None:

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--run_config",
         default="no_acc",
-        help="no_acc, ort, ds, ds_ort or another registered strategy (default: no_acc)",
+        help="no_acc, ort, ds, ds_ort or another registered strategy, or auto (default: no_acc)",
     )
     add("--from_scratch", action="store_true", help="random weights, in the shape of --config_path")
     add("--learning_rate", type=float, default=5e-5, help="peak learning rate (default: 5e-5)")

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from acpt_trainer.auto.verdict import Row
-from acpt_trainer.registry import StrategySpec, available_strategies, get_strategy
+from acpt_trainer.precision import best_precision
+from acpt_trainer.registry import (
+    StrategySpec,
+    available_strategies,
+    get_strategy,
+    register_strategy,
+)
 from acpt_trainer.strategies.auto import PRECISIONS, AutoStrategy
-from acpt_trainer.strategies.base import Layer
+from acpt_trainer.strategies.base import AcceleratorStrategy, Layer
 
 REFERENCE = "no_acc"
 """What every other candidate is held to."""
@@ -20,10 +26,30 @@ _SAME = "ddp"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A strategy in a precision."""
+    """A strategy in a precision.
+
+    Attributes:
+        spec: The strategy.
+        precision: What it is to train in.
+        parts: Those that it is made of by name, for a process where they are not registered.
+    """
 
     spec: StrategySpec
     precision: str
+    parts: tuple[StrategySpec, ...] = ()
+
+    @classmethod
+    def of(cls, spec: StrategySpec, precision: str) -> Candidate:
+        """A candidate with its parts."""
+        parts = (part for part in spec.preset.get("parts", ()) if isinstance(part, str))
+        return cls(spec, precision, tuple(map(get_strategy, parts)))
+
+    def build(self) -> AcceleratorStrategy:
+        """Constructs the strategy."""
+        for part in self.parts:
+            if part.name not in available_strategies():
+                register_strategy(part.name, part.target, **part.preset)
+        return self.spec.build()
 
     @property
     def label(self) -> str:
@@ -35,17 +61,21 @@ class Candidate:
         return self.spec.load().layer is Layer.ENGINE
 
 
-def precisions(auto: AutoStrategy, asked: str | None, settled: str) -> tuple[str, ...]:
+def precisions(auto: AutoStrategy, asked: str | None, settled: str, device: str) -> tuple[str, ...]:
     """The precisions that may be taken, the safest first.
 
     Args:
         auto: The strategy.
         asked: What the trainer was asked for, or None.
         settled: What it has now.
+        device: Type of the device.
     """
     if auto.allowed is not None:
         return tuple(p for p in PRECISIONS if p in auto.allowed)
-    return PRECISIONS if asked == "auto" else (settled,)
+    if asked != "auto":
+        return (settled,)
+    # A half precision that the device is slow in is tried where it is named.
+    return PRECISIONS if best_precision(device) == "bf16" else PRECISIONS[:1]
 
 
 def candidates(
@@ -75,7 +105,7 @@ def candidates(
             rows.append(Row(name, allowed[0], "failed", f"{type(error).__name__}: {error}"))
             continue
         able = [p for p in allowed if p in trains_in]
-        tried += [Candidate(spec, p) for p in able]
+        tried += [Candidate.of(spec, p) for p in able]
         if not able:
             what = f"does not train in {' or '.join(allowed)} on {device}"
             rows.append(Row(name, allowed[0], "refused", what))

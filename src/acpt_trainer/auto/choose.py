@@ -44,7 +44,7 @@ def choose(trainer: Any, checkpoint: str | None) -> Choice:
     if checkpoint is not None:
         return _told(_as_before(auto, checkpoint), trainer)
     device = trainer.args.device.type
-    allowed = precisions(auto, trainer._asked_precision, trainer._binding.precision)
+    allowed = precisions(auto, trainer._asked_precision, trainer._binding.precision, device)
     tried, rows = candidates(auto, allowed, device)
     if len(tried) == 1:
         only = tried[0]

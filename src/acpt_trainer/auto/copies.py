@@ -85,7 +85,7 @@ def set_going(kit: Kit, candidate: Candidate, steps: int) -> Any:
 
     trainer = kit.trainer
     trainer.args.max_steps = steps
-    trainer.strategy = candidate.spec.build()
+    trainer.strategy = candidate.build()
     trainer._asked_precision = candidate.precision
     trainer._throughput = ThroughputCallback()
     trainer._memory_tracker = TrainerMemoryTracker(skip_memory_metrics=True)

@@ -133,14 +133,15 @@ class Apart:
             return {"status": error.status, "reason": self._reason(error), "fix": error.fix}
 
     def _reason(self, error: WorkerError) -> str:
-        """An exit status alone says little; the last line of the log says more."""
+        """An exit status alone says little; the last line of the log that warns of nothing does."""
         if error.status != "crashed":
             return error.reason
         log = self.folder / "log.txt"
         lines = (
             log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
         )
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        told = (line.strip() for line in reversed(lines) if "warning" not in line.lower())
+        last = next(filter(None, told), "")
         return ": ".join(filter(None, (error.reason.partition(";")[0], last[:200])))
 
     def renew(self) -> None:

@@ -20,9 +20,9 @@ from acpt_trainer.strategies.auto import AutoStrategy
 _ARGUMENTS = (
     "gradient_accumulation_steps", "per_device_train_batch_size", "optim", "optim_args",
     "optim_target_modules", "activation_checkpointing", "activation_checkpointing_kwargs",
-    "gradient_checkpointing", "gradient_checkpointing_kwargs", "max_grad_norm", "torch_compile",
-    "torch_compile_backend", "torch_compile_mode", "label_smoothing_factor", "neftune_noise_alpha",
-    "use_liger_kernel", "tf32", "fsdp", "fsdp_config", "ddp_backend", "ddp_bucket_cap_mb",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs", "max_grad_norm",
+    "label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel", "tf32", "ddp_backend",
+    "ddp_bucket_cap_mb",
     "ddp_find_unused_parameters", "ddp_static_graph", "average_tokens_across_devices",
     "full_determinism",
 )  # fmt: skip
