@@ -50,6 +50,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Forward]] = {
         lambda m, x: m.layer(m.one(x), m.two(x)),
     ),
     "weight_norm": (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), simple),
+    "BatchNorm1d without statistics": (
+        lambda: nn.BatchNorm1d(4, track_running_stats=False),
+        lambda m, x: m.layer(m.one(x).tanh().transpose(1, 2)).pow(3),
+    ),
     "adaptive_max_pool1d": (lambda: nn.AdaptiveMaxPool1d(2, return_indices=True), simple),
     "adaptive_avg_pool1d to one": (lambda: nn.AdaptiveAvgPool1d(1), simple),
 }

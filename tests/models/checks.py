@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,6 +77,7 @@ class Pair:
         self.forward: OrtForward = attach(self.ours)
         self.loss = self.gradient = 0.0
         self.parameter = ""
+        self.returned: dict[bool, Any] = {}  # what the last call returned, by whether it was ours
 
     def step(self, batch: Batch, loss_of: Callable[[nn.Module, Batch], torch.Tensor]) -> None:
         """One training step of both, compared, and an SGD update of both."""
@@ -94,13 +96,40 @@ class Pair:
             raise DiffersError(f"loss {ours:.7g}, and {theirs:.7g} in PyTorch")
         if not self.gradient <= GRADIENT_TOLERANCE:
             raise DiffersError(f"gradient of {self.parameter} differs by {self.gradient:.1e}")
+        self._compare_outputs()
         for model in (self.ours, self.theirs):
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # large steps would diverge
             torch.optim.SGD(model.parameters(), lr=0.05).step()
 
     def loss_inside(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss that the model computes itself."""
-        return self.entry.loss_of(model(**batch))
+        return self.entry.loss_of(self.call(model, batch))
+
+    def call(self, model: nn.Module, batch: Batch) -> Any:
+        """Calls a model, and keeps what it returns until its next call."""
+        self.returned[model is self.ours] = output = model(**batch)
+        return output
+
+    def _compare_outputs(self) -> None:
+        """After the backward pass, which may write into memory that an output is in."""
+        ours, theirs = (list(self._tensors(self.returned[side])) for side in (True, False))
+        if [n for n, _ in ours] != [n for n, _ in theirs]:
+            raise DiffersError(f"outputs {[n for n, _ in ours]}, and {[n for n, _ in theirs]}")
+        for (name, a), (_, b) in zip(ours, theirs, strict=True):
+            a, b = a.detach().double(), b.detach().double()
+            if not (a - b).norm() <= GRADIENT_TOLERANCE * max(b.norm().item(), 1e-3):
+                raise DiffersError(f"output {name} differs after the backward pass")
+
+    def _tensors(self, value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+        if torch.is_tensor(value):
+            yield name, value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if item is not None and key != "past_key_values":  # ours has no cache
+                    yield from self._tensors(item, f"{name}.{key}".lstrip("."))
+        elif isinstance(value, (tuple, list)):
+            for i, item in enumerate(value):
+                yield from self._tensors(item, f"{name}[{i}]")
 
 
 class Case:
@@ -202,7 +231,7 @@ def check_outside(case: Case) -> None:
         labels = batch.pop("labels")
         if model.config.is_encoder_decoder:  # as the data collator does
             batch["decoder_input_ids"] = decoder_inputs(model, labels)
-        return LabelSmoother(0.1)(model(**batch), labels, shift_labels=causal)
+        return LabelSmoother(0.1)(pair.call(model, batch), labels, shift_labels=causal)
 
     for rows, columns in SHAPES[:2]:
         pair.step(entry.batch(rows, columns, "right"), smoothed)

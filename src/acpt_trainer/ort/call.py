@@ -19,6 +19,7 @@ from acpt_trainer.ort.nested import Structure, flatten, rebuild
 from acpt_trainer.ort.origin import Origin, origin
 from acpt_trainer.ort.reads import Guard, Reads, noted
 from acpt_trainer.ort.settings import Attributes, refuse_changes, untraced
+from acpt_trainer.ort.writes import Writes
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Record:
         untraced: The same where it was not traced; None where it always was.
         guards: What Python read from shapes; the last output of the graph has their values.
         checks: What Python looked at only to raise.
+        written: Names of arguments that the forward writes into; a graph does not.
         failed_at: Where the model was when its forward raised.
         refusal: Why the forward was refused, if it was one of ours that raised.
         reached: For each output of the graph the names of the parameters and inputs to which a
@@ -42,6 +44,7 @@ class Record:
     untraced: int | None = None
     guards: list[Guard] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
     failed_at: place.Place | None = None
     refusal: str | None = None
     reached: list[frozenset[str]] = field(default_factory=list)
@@ -99,14 +102,14 @@ class Call(nn.Module):  # type: ignore[misc]
         ORTModule calls it twice, as it is and traced.
         """
         given = dict(zip(self.names, tensors, strict=True))
-        reads = Reads(self.model)
+        reads, writes = Reads(self.model), Writes(self.model, given)
         try:
             with (
                 noted(reads),
                 state.unchanged_tensors(self.model),
                 _without_caches(self.model),
                 hooks.watched(self.model),
-                Followed() as followed,
+                Followed(writes) as followed,
             ):
                 attributes = Attributes(self.model)
                 output = self.original(**self._arguments(given))
@@ -115,7 +118,7 @@ class Call(nn.Module):  # type: ignore[misc]
                     attributes = Attributes(self.model)
                     with untraced():
                         self.original(**self._arguments(given))
-                    refuse_changes(attributes.set_anew())
+                    refuse_changes(self.model, attributes.set_anew())
             flat: list[torch.Tensor] = []
             known = {id(t): ("input", n) for n, t in given.items()}
             known |= {id(p): ("parameter", n) for n, p in _tensors(self.model)}
@@ -129,6 +132,7 @@ class Call(nn.Module):  # type: ignore[misc]
         self.record.returned = len(flat)
         self._as_untraced(len(flat))
         self.record.guards, self.record.checks = reads.guards, reads.checks
+        self.record.written = sorted(writes.arguments)
         nothing = self._nothing(tensors)
         flat = [_unfolded(t, nothing) for t in flat]
         every = (*flat, reads.output(nothing))

@@ -15,9 +15,13 @@ from torch.utils._pytree import tree_leaves
 from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import reads
 from acpt_trainer.ort.aliases import Aliases, refuse_lost_write, tensors_in, version
+from acpt_trainer.ort.writes import Writes
 
 # They copy numbers out of the tensors in a list.
 _COPIES = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
+# The trace has what they return as a constant, in the memory of the tensor itself: what is written
+# into that later would be in it twice.
+_CONSTANTS = (*_COPIES, torch.from_numpy, torch.frombuffer)
 # The tracer follows the bounds of a slice, for which they ask `__index__`.
 _INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 
@@ -26,11 +30,16 @@ _SIZES = (torch.Tensor.size, torch.Tensor.numel, torch.Tensor.shape.__get__)
 
 
 class Followed(TorchFunctionMode):  # type: ignore[misc]
-    """Looks at each call of a function of torch's while a model is traced."""
+    """Looks at each call of a function of torch's while a model is traced.
 
-    def __init__(self) -> None:
+    Args:
+        writes: Is told of what is written into.
+    """
+
+    def __init__(self, writes: Writes) -> None:
         super().__init__()
         self.aliases = Aliases()
+        self.writes = writes
 
     def returned(self, outputs: Sequence[torch.Tensor]) -> None:
         """Looks at what the model returns.
@@ -50,12 +59,15 @@ class Followed(TorchFunctionMode):  # type: ignore[misc]
     ) -> Any:
         """Calls the function, and tells of what it reads and of gradients that end in it."""
         kwargs = kwargs or {}
-        if not torch._C._is_tracing():
-            return func(*args, **kwargs)
         tensors = tensors_in([*args, *kwargs.values()])
         versions = [version(t) for t in tensors]
+        if not torch._C._is_tracing():
+            result = func(*args, **kwargs)
+            self.writes.called(func, tensors, versions, result)
+            return result
         lost = self.aliases.lost(func, args, tensors)
         result = _told(func, args, kwargs)
+        self.writes.called(func, tensors, versions, result)
         if lost and func not in _SIZES and (tensors_in(result) or _written(tensors, versions)):
             refuse_lost_write(getattr(func, "__name__", str(func)))
         if not torch.is_grad_enabled():
@@ -74,7 +86,10 @@ def _told(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         for data in (*args, *kwargs.values()):
             if isinstance(data, (list, tuple)):
                 reads.tell(tree_leaves(data), func.__name__)
-    return func(*args, **kwargs)
+    result = func(*args, **kwargs)
+    if func in _CONSTANTS and not any(result is value for value in args):
+        return result.clone()
+    return result
 
 
 # --- where gradients end -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from acpt_trainer.ort.build import TrainingGraph, build, drawn_seed
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained
-from acpt_trainer.ort.place import Place
+from acpt_trainer.ort.place import Place, owner
 from acpt_trainer.ort.schema import Schema, Tensors, differences, schema_of, split_arguments
 
 logger = logging.getLogger(__name__)
@@ -127,6 +127,12 @@ class OrtForward:
         trained = [name for name, tensor in tensors.items() if tensor.requires_grad]
         call = Call(self.model, self.original, tuple(tensors), fixed, trained)
         graph, outputs = build(call, schema, tensors, self.cache, seed)
+        if call.record.written:
+            logger.warning(
+                "the forward pass writes into its arguments %s; in ONNX Runtime the caller's "
+                "tensors stay as they were",
+                ", ".join(call.record.written),
+            )
         summary = graph.summary
         if summary is not None:
             logger.info(
@@ -199,8 +205,13 @@ def _refuse_transforms(model: nn.Module) -> None:
     """Refuses what looks through a function's backward pass into its operators.
 
     Raises:
-        GraphBuildError: If such a call is running.
+        GraphBuildError: If such a call is running, or a parameter has no shape yet.
     """
+    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        what = f"{lazy[0]} is made by the first forward pass, and a graph needs its shape"
+        fix = "call the model once in evaluation mode, before its optimizer is made"
+        raise explained(GraphBuildError(what, fix), model, owner(model, lazy[0]))
     what = ""
     if torch._C._are_functorch_transforms_active():
         what = "a transform of torch.func (vmap, grad, ...) looks through the model's operators"

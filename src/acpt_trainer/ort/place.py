@@ -47,6 +47,18 @@ def of_error(model: nn.Module, error: BaseException) -> Place:
     return _of(model, reversed(frames))
 
 
+def owner(model: nn.Module, name: str) -> Place:
+    """The module that an attribute, a parameter or a buffer belongs to.
+
+    Args:
+        model: The model.
+        name: Its name, from the model on.
+    """
+    path = name.rpartition(".")[0]
+    kind = type(model.get_submodule(path)).__name__
+    return Place(f"{path} ({kind})" if path else kind)
+
+
 def model_frame() -> FrameType | None:
     """The innermost running frame that is not the engine's."""
     callers = _callers(sys._getframe(1))

@@ -121,11 +121,11 @@ class Reads:
 
 
 class Refused(GraphBuildError):
-    """A read that no graph can follow, and its place."""
+    """What no graph can follow, such as a read, and its place."""
 
-    def __init__(self, what: str, where: place.Place) -> None:
+    def __init__(self, what: str, where: place.Place, fix: str | None = None) -> None:
         self.where = where
-        super().__init__(what)
+        super().__init__(what, fix)
 
 
 def changed(guards: list[Guard], output: torch.Tensor) -> list[str]:

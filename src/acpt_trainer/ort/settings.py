@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import hooks
+from acpt_trainer.ort.place import owner
+from acpt_trainer.ort.reads import Refused
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
@@ -113,12 +114,15 @@ class Attributes:
         return [k for k in self.changed() if k in self.before or type(self._now()[k]) is tuple]
 
 
-def refuse_changes(names: list[str]) -> None:
+def refuse_changes(model: nn.Module, names: list[str]) -> None:
     """Raises if a forward pass sets attributes anew each time, which a graph would not."""
     if names:
-        raise GraphBuildError(
+        raise Refused(
             f"the forward pass changes the attribute {', '.join(names[:4])}, and in ONNX Runtime "
-            "it would stay as it was"
+            "it would stay as it was",
+            owner(model, names[0].partition("[")[0]),
+            "return it, or compute it where it is used (weight_norm: that of "
+            "torch.nn.utils.parametrizations); or use strategy='no_acc' or 'ds'",
         )
 
 

@@ -175,29 +175,29 @@ def batch_norm(
     eps: Any,
     cudnn_enabled: Any,
 ) -> Any:
-    """Batch normalization with frozen statistics as what it is: a scale and a shift.
+    """Batch normalization as what it is: a scale and a shift.
 
-    ONNX Runtime takes every `BatchNormalization` of a training graph for one that is training.
+    ONNX Runtime takes every `BatchNormalization` of a training graph for one that is training, and
+    updates running statistics otherwise than PyTorch: refused.
     """
     import torch
 
     helper = values.helper()
-    if helper._maybe_get_const(training, "b"):
-        opset14 = importlib.import_module(
-            "torch.onnx._internal.torchscript_exporter.symbolic_opset14"
-        )
-        return opset14.batch_norm(
-            g, input, weight, bias, mean, variance, training, momentum, eps, cudnn_enabled
-        )
-    epsilon = values.constant(
-        g, helper._maybe_get_const(eps, "f"), values.scalar_type(input).dtype()
-    )
+    rank, kind = helper._get_tensor_rank(input), values.scalar_type(input).dtype()
+    if training := helper._maybe_get_const(training, "b"):
+        if values.given(mean):
+            return helper._unimplemented("batch_norm", "running statistics")
+        axes = [0, *range(2, rank)]
+        input = g.op("Sub", input, g.op("ReduceMean", input, axes_i=axes))
+        squares = g.op("ReduceMean", g.op("Mul", input, input), axes_i=axes)
+        variance = g.op("Squeeze", squares, values.constant(g, axes, torch.int64))
+    epsilon = values.constant(g, helper._maybe_get_const(eps, "f"), kind)
     scale = g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, epsilon)))
     if values.given(weight):
         scale = g.op("Mul", scale, weight)
-    shift = g.op("Neg", g.op("Mul", mean, scale))
-    if values.given(bias):
-        shift = g.op("Add", shift, bias)
-    axes = values.constant(g, list(range(1, helper._get_tensor_rank(input) - 1)), torch.int64)
+    shift = bias if values.given(bias) else values.constant(g, [0.0], kind)
+    if not training:
+        shift = g.op("Sub", shift, g.op("Mul", mean, scale))
+    axes = values.constant(g, list(range(1, rank - 1)), torch.int64)
     scale, shift = (g.op("Unsqueeze", v, axes) for v in (scale, shift))
     return g.op("Add", g.op("Mul", input, scale), shift)
