@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from parity import Net, numbers, same_in_both
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from acpt_trainer import GraphBuildError
 from acpt_trainer.ort.forward import attach
@@ -148,3 +150,26 @@ def test_writing_where_autograd_does_not_look_is_refused_by_name() -> None:
     attach(model)
     with pytest.raises(GraphBuildError, match=r"mul_ writes under torch\.no_grad(?s:.*)written"):
         model(numbers(2, 5, 4))
+
+
+def test_mixture_of_experts_trains_once_its_experts_fit_a_graph() -> None:
+    config = MixtralConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=3, vocab_size=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(config).train()
+    twin = copy.deepcopy(model)
+    ids = torch.randint(0, 32, (2, 9), generator=torch.Generator().manual_seed(0))
+    attach(model)
+    with pytest.raises(GraphBuildError, match=r"set_experts_implementation\('batched_mm'\)"):
+        model(input_ids=ids, labels=ids)
+
+    model.set_experts_implementation("batched_mm")
+    for rows in (ids, ids[:, :6]):
+        losses = [m(input_ids=rows, labels=rows).loss for m in (model, twin)]
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)

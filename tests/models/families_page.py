@@ -16,7 +16,8 @@ HEAD = """# Further model families under `ort`
 
 Tiny models of {count} families beside [those that are checked in full](models.md): three steps of
 three shapes in one graph, no dropout, padded on the right, with the attention that transformers
-takes by itself. Loss within 1e-5 and each gradient within 1e-4 of PyTorch.
+takes by itself; mixtures of experts with `set_experts_implementation("batched_mm")`. Loss within
+1e-5 and each gradient within 1e-4 of PyTorch.
 **{held} of {count} hold.** Written by `make families-table` with {versions}.
 
 | family | model | outcome | loss | gradient |

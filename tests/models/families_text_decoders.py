@@ -5,6 +5,8 @@ from __future__ import annotations
 from .families import LLAMA, PADDED_BY_1, TINY, family
 from .zoo import language_modeling
 
+EXPERTS = "experts_implementation"
+
 # fmt: off
 ENTRIES = (
     family("gemma", "text", "GemmaForCausalLM", {**TINY, "vocab_size": 100,
@@ -60,16 +62,15 @@ ENTRIES = (
            "head_dim": 16}, language_modeling),
     family("mixtral", "text", "MixtralForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-           "num_local_experts": 4}, language_modeling, refused={"exact": "aten::histc"}),
+           EXPERTS: "batched_mm", "num_local_experts": 4}, language_modeling),
     family("qwen2_moe", "text", "Qwen2MoeForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-           "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-           "shared_expert_intermediate_size": 32, "decoder_sparse_step": 1}, language_modeling,
-           refused={"exact": "aten::histc"}),
+           EXPERTS: "batched_mm", "num_experts": 4, "num_experts_per_tok": 2,
+           "moe_intermediate_size": 32,
+           "shared_expert_intermediate_size": 32, "decoder_sparse_step": 1}, language_modeling),
     family("olmoe", "text", "OlmoeForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-           "num_experts": 4, "num_experts_per_tok": 2}, language_modeling, refused={"exact":
-           "aten::histc"}),
+           EXPERTS: "batched_mm", "num_experts": 4, "num_experts_per_tok": 2}, language_modeling),
     family("bitnet", "text", "BitNetForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
            language_modeling),
@@ -115,14 +116,14 @@ ENTRIES = (
            language_modeling),
     family("gpt_oss", "text", "GptOssForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-           "num_local_experts": 4, "head_dim": 16, "sliding_window": 8}, language_modeling,
-           refused={"exact": "aten::histc"}),
+           EXPERTS: "batched_mm", "num_local_experts": 4, "head_dim": 16, "sliding_window": 8},
+           language_modeling),
     family("qwen3_moe", "text", "Qwen3MoeForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-           "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim":
-           16}, language_modeling, refused={"exact": "aten::histc"}),
+           EXPERTS: "batched_mm", "num_experts": 4, "num_experts_per_tok": 2,
+           "moe_intermediate_size": 32, "head_dim": 16}, language_modeling),
     family("granitemoe", "text", "GraniteMoeForCausalLM", {**LLAMA, "vocab_size": 100,
-           "num_local_experts": 4}, language_modeling, refused={"exact": "aten::histc"}),
+           EXPERTS: "batched_mm", "num_local_experts": 4}, language_modeling),
     family("cwm", "text", "CwmForCausalLM", {**TINY, "vocab_size": 100,
            "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
            "head_dim": 16}, language_modeling),

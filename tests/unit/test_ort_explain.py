@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -134,3 +135,14 @@ def test_explained_points_at_the_module_that_made_a_node() -> None:
     )
     text = str(explained(RuntimeError(message), Kettle()))
     assert "ONNX Runtime has no gradient for the operator Det.\n    where: parts.1.pot" in text
+
+
+@pytest.mark.parametrize("chosen", ["grouped_mm", "batched_mm", None])
+def test_explained_names_the_experts_that_graphs_can_hold(chosen: str | None) -> None:
+    model = nn.Linear(1, 1)
+    model.config = SimpleNamespace(_experts_implementation=chosen)  # type: ignore[assignment]
+    stopped = RuntimeError("Exporting the operator 'aten::histc' to ONNX is not supported")
+    at_experts = Place("layers.0.mlp.experts (MixtralExperts)", "moe.py:1 in forward")
+    way_out = "model.set_experts_implementation('batched_mm')"
+    assert (way_out in str(explained(stopped, model, at_experts))) == (chosen == "grouped_mm")
+    assert way_out not in str(explained(stopped, model, Place("layers.0.mlp", "a.py:1 in forward")))

@@ -28,6 +28,11 @@ WAY_OUT = (
     "or change the part named above"
 )
 
+_EXPERTS = (
+    "call model.set_experts_implementation('batched_mm') first, which transformers has for graphs "
+    "(it copies an expert's weights for each token that it gets, so mind the memory), or "
+)
+
 
 def chain(error: BaseException) -> Iterator[BaseException]:
     """An error and all that it came from, causes and contexts, outermost first."""
@@ -63,6 +68,13 @@ def _place(error: Exception, model: nn.Module, failed_at: Place | None) -> Place
         # ONNX Runtime names a node after the module that made it.
         return Place(match["path"].replace("/", "."), found.source)
     return found
+
+
+def _experts_at(model: nn.Module | str, where: Place | str) -> bool:
+    """Whether a mixture of experts stopped at its experts, which can be computed otherwise."""
+    config = getattr(model, "config", None)
+    chosen = getattr(config, "_experts_implementation", None)
+    return chosen not in (None, "batched_mm") and "Experts" in str(where)
 
 
 def _cause(text: str) -> str:
@@ -114,6 +126,8 @@ def explained(
         name = type(model).__name__
         where = _place(error, model, failed_at)
     fix = (ours[-1].fix if ours else None) or WAY_OUT
+    if _experts_at(model, where):
+        fix = _EXPERTS + fix
     if out_of_bounds(str(error)):
         fix = "compare labels and token numbers with the number of classes and the vocabulary"
     return GraphBuildError(

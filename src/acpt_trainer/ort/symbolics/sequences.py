@@ -91,25 +91,27 @@ def unfold(g: Any, self: Any, dimension: Any, size: Any, step: Any) -> Any:
 def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: Any = None) -> Any:
     """`repeat_interleave` by one number as an `Expand` of a new axis.
 
-    The exporter's own splits the axis into its elements, whose number must be known.
+    The exporter's own splits the axis into its elements, whose number must be known. The number
+    may be a size, which a graph knows as it runs: mixtures of experts repeat each token so.
     """
     import torch
 
     helper = values.helper()
     count = helper._maybe_get_const(repeats, "i")
-    if not isinstance(count, int):
+    if not isinstance(count, int) and helper._get_tensor_rank(count) != 0:
         return helper._unimplemented("repeat_interleave", "a number of repeats for each element")
     if not values.given(dim):
         self = g.op("Reshape", self, values.constant(g, [-1], torch.int64))
     rank = helper._get_tensor_rank(self) if values.given(dim) else 1
     axis = helper._maybe_get_const(dim, "i") % rank if values.given(dim) else 0
-    wide = [1] * (rank + 1)
-    wide[axis + 1] = count
-    repeated = g.op(
-        "Expand",
-        helper._unsqueeze_helper(g, self, [axis + 1]),
-        values.constant(g, wide, torch.int64),
-    )
+    ones = [[1] * (axis + 1), [1] * (rank - axis - 1)]
+    if isinstance(count, int):
+        wide = values.constant(g, [*ones[0], count, *ones[1]], torch.int64)
+    else:
+        number = g.op("Reshape", count, values.constant(g, [1], torch.int64))
+        parts = [values.constant(g, part, torch.int64) for part in ones if part]
+        wide = g.op("Concat", parts[0], number, *parts[1:], axis_i=0)
+    repeated = g.op("Expand", helper._unsqueeze_helper(g, self, [axis + 1]), wide)
     sizes = g.op("Shape", self)
     before = helper._slice_helper(g, sizes, axes=[0], starts=[0], ends=[axis])
     after = helper._slice_helper(g, sizes, axes=[0], starts=[axis + 1], ends=[2**31])
