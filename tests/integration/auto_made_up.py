@@ -102,23 +102,24 @@ def rows(count: int = 64) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in ids]
 
 
-def trainer(strategy: Any, output: Any, model: Any = None, **options: Any) -> AcceleratedTrainer:
+def trainer(strategy: Any, output: Any, **options: Any) -> AcceleratedTrainer:
     """A trainer of a small model with dropout."""
-    precision = options.pop("precision", None)
-    drop = options.pop("dropout", 0.1)
-    cls, data = options.pop("cls", AcceleratedTrainer), options.pop("data", None)
+    precision, data = options.pop("precision", None), options.pop("data", None)
     config = GPT2Config(
         n_layer=1, n_head=2, n_embd=16, vocab_size=VOCABULARY, n_positions=LENGTH, bos_token_id=0,
-        eos_token_id=0, attn_pdrop=drop, resid_pdrop=drop, embd_pdrop=drop,
+        eos_token_id=0, attn_pdrop=0.1, resid_pdrop=0.1, embd_pdrop=0.1,
     )  # fmt: skip
     torch.manual_seed(0)
+    model = Sleepy(config)
+    optimizer = options.pop("optimizer", None)
     given = {
         "max_steps": 6, "per_device_train_batch_size": 4, "save_strategy": "no", "report_to": [],
         "logging_steps": 1, "disable_tqdm": True, "use_cpu": True, **options,
     }  # fmt: skip
-    return cls(
-        model=model or Sleepy(config), args=TrainingArguments(str(output), **given),
+    return AcceleratedTrainer(
+        model=model, args=TrainingArguments(str(output), **given),
         train_dataset=rows() if data is None else data, strategy=strategy, precision=precision,
+        optimizers=(optimizer and optimizer(model.parameters()), None),
     )  # fmt: skip
 
 
