@@ -23,7 +23,14 @@ from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.place import Place, owner
-from acpt_trainer.ort.schema import Schema, Tensors, differences, schema_of, split_arguments
+from acpt_trainer.ort.schema import (
+    ModelSchema,
+    Schema,
+    Tensors,
+    differences,
+    schema_of,
+    split_arguments,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +72,7 @@ class OrtForward:
         self.previous = model.__dict__.get("forward")
         self.max_graphs = max_graphs
         self.cache = cache
-        self.recompute = recompute
+        self.held = ModelSchema(model, recompute)
         self.calls = 0
         self.backward_calls = 0
         self.grad_fn: str | None = None
@@ -88,7 +95,7 @@ class OrtForward:
             return self.original(*args, **kwargs)
         _refuse_transforms(self.model)
         tensors, fixed = split_arguments(self.model, self.__signature__, args, kwargs)
-        schema = schema_of(self.model, tensors, fixed, self.recompute)
+        schema = schema_of(self.held, tensors, fixed)
         graph, outputs = self._run(schema, tensors, fixed)
         self._count(outputs)
         return graph.call.restored(outputs, tensors)
@@ -107,7 +114,7 @@ class OrtForward:
             reasons = reasons or differs
         graph, outputs = self._build(schema, tensors, fixed, reasons, seed)
         # The trace may have filled caches and settings of the model's.
-        graph.schema = schema_of(self.model, tensors, fixed, self.recompute)
+        graph.schema = schema_of(self.held, tensors, fixed)
         self.graphs[len(self.graphs)] = graph
         return graph, outputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort.call import Nested
 from acpt_trainer.ort.cuda import stream_of
 from acpt_trainer.ort.explain import explained
+from acpt_trainer.ort.fingerprint import Fingerprint
 from acpt_trainer.ort.nested import flatten
-from acpt_trainer.ort.recompute import level_for
+from acpt_trainer.ort.recompute import LEVEL, level_for
 from acpt_trainer.ort.settings import changed_settings, settings
 
 # Numbers that differ per step: baked into a graph as constants they would be silently wrong.
@@ -83,23 +85,51 @@ def _nested(model: str, name: str, value: Any, tensors: Tensors) -> Nested:
     return Nested(structure, names)
 
 
-def schema_of(
-    model: nn.Module, tensors: Tensors, fixed: dict[str, Any], recompute: int | None = None
-) -> Schema:
+class ModelSchema:
+    """What a graph depends on that the model itself holds, described anew when something changed.
+
+    Args:
+        model: The model.
+        recompute: The strategy's option, see `recompute`.
+    """
+
+    def __init__(self, model: nn.Module, recompute: int | None = None) -> None:
+        self.model = model
+        self.recompute = recompute
+        self._seen: Fingerprint | None = None
+        self._level: str | None = None
+        self._schema: Schema = {}
+
+    def now(self) -> Schema:
+        """By what to call it in a message."""
+        level = os.environ.get(LEVEL)
+        if self._seen is None or level != self._level or not self._seen.same():
+            model = self.model
+            self._level = level
+            self._seen = Fingerprint(model)
+            self._schema = {
+                "parameters": tuple(
+                    (p.requires_grad, p.dtype, p.shape) for p in model.parameters()
+                ),
+                "training mode of submodules": tuple(m.training for m in model.modules()),
+                _SETTINGS: settings(model),
+                "recompute": level_for(model, self.recompute),
+            }
+        return self._schema
+
+
+def schema_of(held: ModelSchema, tensors: Tensors, fixed: dict[str, Any]) -> Schema:
     """Everything that a graph depends on, by what to call it in a message."""
-    device = next(model.parameters()).device
+    device = next(held.model.parameters()).device
     autocast = torch.is_autocast_enabled(device.type)
     return {
         "tensor arguments": tuple(
             (n, v.dtype, v.dim(), v.requires_grad, v.device) for n, v in tensors.items()
         ),
         "other arguments": repr(sorted(fixed.items())),
-        "parameters": tuple((p.requires_grad, p.dtype, p.shape) for p in model.parameters()),
         "autocast": torch.get_autocast_dtype(device.type) if autocast else None,
-        "training mode of submodules": tuple(m.training for m in model.modules()),
-        _SETTINGS: settings(model),
         "stream": stream_of(device),
-        "recompute": level_for(model, recompute),
+        **held.now(),
     }
 
 
