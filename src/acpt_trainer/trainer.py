@@ -18,6 +18,7 @@ from acpt_trainer.launch import (
     join_processes,
     set_up_devices_anew,
 )
+from acpt_trainer.loss_scale import warn_of_loss_factor
 from acpt_trainer.precision import apply_precision, choose_precision, precision_of
 from acpt_trainer.registry import resolve_strategy
 from acpt_trainer.report import StrategyReport, write_report
@@ -156,6 +157,7 @@ class AcceleratedTrainerMixin:
         # A second `train()` prepares anew, from the plain model: Trainer would keep the DDP or
         # engine of the first, which the strategy has let go of.
         self.model_wrapped = self.model  # type: ignore[attr-defined,has-type]
+        warn_of_loss_factor(self)
         try:
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)  # type: ignore[misc]
         finally:
