@@ -88,6 +88,8 @@ def test_bench_goes_on_where_it_was_killed(command: list[str], tmp_path: Path) -
             assert set(details[row["strategy"]]["split_seconds"]) == {
                 "data", "forward", "backward", "optimizer",
             }  # fmt: skip
+    # What was killed makes its steps again: the curves are as long as one run's.
+    assert len(details["no_acc"]["losses"]) == len(details["ort"]["losses"])
     # No dropout is the same in both, and the loss is near: one more step would not be.
     assert details["no_acc"]["losses"][0] == pytest.approx(details["ort"]["losses"][0], rel=0.05)
     assert {"speedup.png", "loss.png", "memory.png", "results.md"} <= {

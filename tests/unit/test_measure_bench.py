@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from acpt_trainer import ConfigurationError, NotEngagedError, Problem
-from acpt_trainer.measure import crew
+from acpt_trainer.measure import bench, crew
 from acpt_trainer.measure.crew import WorkerError
 from acpt_trainer.measure.entry import BenchRequest, Entry, parse_entries
 from acpt_trainer.measure.figures import Figures, figures
@@ -23,7 +24,7 @@ from acpt_trainer.measure.plots import write_pictures
 from acpt_trainer.measure.results import markdown, write_results
 from acpt_trainer.measure.session import Rows
 from acpt_trainer.measure.store import Store
-from acpt_trainer.measure.worker import fault, serve
+from acpt_trainer.measure.worker import Trains, fault, serve
 
 ROW = {
     "strategy", "precision", "nproc", "status", "step_seconds", "samples_per_second",
@@ -207,3 +208,35 @@ def test_worker_that_gives_no_answer_is_out(
     assert (caught.value.status, said in caught.value.reason) == (status, True)
     worker.close()
     assert worker.process.poll() is not None
+
+
+def test_worker_that_starts_again_has_the_losses_of_one_run(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    made = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 8}
+    write_json(config, {**made, "vocab_size": 16, "bos_token_id": 1, "eos_token_id": 2})
+    entry = Entry("no_acc", "no_acc", "fp32")
+    request = BenchRequest(str(config), (entry,), 2, 8, steps=4, rounds=2, warmup_steps=1)
+
+    whole = Trains(request.job(entry))
+    whole.start()
+    whole.turn(2)
+    losses = whole.turn(2)["losses"]
+    whole.session.close()
+    assert len(losses) == 2 + 2 * 3
+    assert len(set(losses)) == len(losses)  # dropout and rows differ from step to step
+
+    again = Trains(request.job(entry))
+    again.start(again=3)
+    assert again.turn(2)["losses"] == pytest.approx(losses, rel=1e-6)
+    again.session.close()
+
+
+def test_bench_has_a_killed_entry_make_its_steps_again(tmp_path: Path) -> None:
+    (entry,) = made = entries("no_acc")
+    store = Store(tmp_path, BenchRequest("m", made, steps=4, rounds=2))
+    asked: list[dict[str, Any]] = []
+    worker: Any = SimpleNamespace(ask=lambda do, **details: asked.append(details) or [{}])
+    bench._entered(store, entry, worker, lambda line: None)
+    store.put("turn-0", turned(1.0, [1.0]), entry)
+    bench._entered(store, entry, worker, lambda line: None)
+    assert asked == [{"again": 0}, {"again": 1 + 2}]

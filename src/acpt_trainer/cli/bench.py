@@ -93,7 +93,11 @@ def bench_strategies(
         seed, learning_rate, (module,) if module else (),
     )  # fmt: skip
     store = Store(output_dir, request, overwrite)
-    run(request, store, timeout, lambda line: typer.echo(line, err=True))
+    try:
+        run(request, store, timeout, lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
     found = figures(store)
     files = write_results(found, output_dir)
     files += write_pictures(found, output_dir) if pictures else []

@@ -92,7 +92,11 @@ def _probed(store: Store, probe: Worker, do: str, **details: Any) -> dict[str, A
 def _entered(store: Store, entry: Entry, worker: Worker, say: Say) -> bool:
     """Builds and warms up; the costs of the first start are kept."""
     say(f"{entry.label}: builds, and makes the first {1 + store.request.warmup_steps} steps")
-    answers = _asked(store, entry, worker, say, "start")
+    rounds = store.request.rounds - len(store.rounds_left(entry))
+    again = rounds * (1 + store.request.steps_per_turn)
+    if again:
+        say(f"{entry.label}: makes {again} steps again that a killed run had made")
+    answers = _asked(store, entry, worker, say, "start", again=again)
     if answers is not None and store.get("start", entry) is None:
         store.put("start", answers, entry)
     return answers is not None

@@ -61,7 +61,7 @@ class Details:
         split_seconds: Median seconds by part of a step.
         prepare_seconds: From the plain model to one that is ready for the first step.
         matmul_rate: Operations a second of a matrix multiplication in the same precision.
-        losses: By step, of the longest run without a break.
+        losses: By step, from the first one on.
         optimizer_state_bytes: Of the process that holds most.
         report: The strategy's report.
     """
@@ -132,9 +132,9 @@ class _Turns:
         return float(self.start[0]["prepare_seconds"] + self.start[0]["first_step_seconds"])
 
     def losses(self) -> list[float]:
-        """The longest run without a break, each step the mean over the processes."""
-        longest = max(self.rounds.values(), key=lambda a: len(a[0]["losses"]))
-        return [statistics.fmean(r) for r in zip(*(a["losses"] for a in longest), strict=True)]
+        """From the first step on, each the mean over the processes."""
+        last = self.rounds[max(self.rounds)]
+        return [statistics.fmean(r) for r in zip(*(a["losses"] for a in last), strict=True)]
 
 
 def figures(store: Store) -> Figures:

@@ -42,8 +42,13 @@ class Trains:
         """Says that everything is imported."""
         return {}
 
-    def start(self) -> Answer:
-        """Builds everything and makes the first step, and some more to warm up."""
+    def start(self, again: int = 0) -> Answer:
+        """Builds everything and makes the first step, and some more to warm up.
+
+        Args:
+            again: Steps that a killed worker had made in its turns: they are made once more,
+                unmeasured, so that losses are those of one run.
+        """
         job = self.job
         torch.manual_seed(job["seed"])
         model = load_model(job["model"], job["attention"])
@@ -56,7 +61,7 @@ class Trains:
         )  # fmt: skip
         prepare = time.perf_counter() - started
         first = self._steps(1)[0]
-        self._steps(job["warmup_steps"])
+        self._steps(job["warmup_steps"] + again)
         return {
             "prepare_seconds": prepare,
             "first_step_seconds": first.total,
