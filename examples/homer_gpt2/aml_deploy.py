@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homer.azure import errors
+from homer.azure.command_line import command_line
 from homer.azure.deploy_spec import DeploySpec
 from homer.azure.deployment import Deployment, newest_model
 from homer.azure.endpoints import delete, endpoints, spelled
@@ -43,13 +44,8 @@ allowed; 5 the service or the model failed; 130 interrupted.
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__, _EPILOG)
     add = parser.add_argument
-    add("--ws_config", type=Path, help="the workspace's config.json (needed unless --local)")
     add("--endpoint_name", help="name of the endpoint (default: acpt-gpt2- and a random part)")
     add(
         "--instance_type",
@@ -69,7 +65,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--local", type=Path, metavar="MODEL_DIR", help="serve a model here; no Azure")
     add("--serve", action="store_true", help="with --local: serve until Ctrl-C")
     add("--port", type=int, default=0, help="with --local: where to listen (default: a free port)")
-    add("--debug", action="store_true", help="show the SDK's own messages and errors")
     args = parser.parse_args(argv)
     if args.ws_config is None and args.local is None:
         parser.error("the following arguments are required: --ws_config")

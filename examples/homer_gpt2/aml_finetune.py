@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from homer import foreground
 from homer.azure import errors
+from homer.azure.command_line import command_line
 from homer.azure.errors import AzureError, not_installed, reported
 from homer.azure.job import EXPERIMENT, MODEL_NAME, RUN_CONFIGS, JobSpec
 from homer.azure.staging import data_problems, stage
@@ -41,13 +42,8 @@ Exit statuses: 0 done; 2 the command line, a file or the compute does not fit; 3
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__, _EPILOG)
     add = parser.add_argument
-    add("--ws_config", type=Path, help="the workspace's config.json (needed unless --local)")
     add("--compute", help="name of the cluster to run on (needed unless --local)")
     add("--run_config", default="no_acc", choices=RUN_CONFIGS, help="default: no_acc")
     add("--nnode", type=int, default=1, help="nodes (default: 1)")
@@ -63,7 +59,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dry_run", action="store_true", help="write what would be submitted; no Azure"
     )
     how.add_argument("--local", action="store_true", help="run the same command here; no Azure")
-    add("--debug", action="store_true", help="show the SDK's own messages and errors")
     args = parser.parse_args(argv)
     missing = [f"--{name}" for name in ("ws_config", "compute") if not getattr(args, name)]
     if missing and not args.local:

@@ -36,7 +36,8 @@ def needs_no_custom_function() -> None:
 
 def masks_anew_at_each_step() -> None:
     """SpecAugment, where the loss changes with the mask alone, in two sizes."""
-    from models.checks import Pair, losses
+    from models.checks import losses
+    from models.pair import Pair
     from models.zoo import entries
 
     entry = entries()["wav2vec2 (classification)"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import STRATEGIES, launch
+from strategy_runs import STRATEGIES, launch
 from transformers import Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration, Trainer
 from transformers import TrainingArguments as Arguments
 from worker import Tokens, make_model

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from auto_made_up import MADE_UP, losses, trainer
-from conftest import launch
+from strategy_runs import launch
 from transformers.trainer_utils import set_seed
 
 from acpt_trainer import ConfigurationError, create_accelerator, get_strategy, registry

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import launch
+from strategy_runs import launch
 
 MAIN = ["-c", "from acpt_trainer.cli import main; main()", "bench"]
 

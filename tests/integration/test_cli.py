@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import launch
+from strategy_runs import launch
 
 from acpt_trainer.ort.patches import PATCHES
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FEWER, Runs, launch
+from strategy_runs import FEWER, Runs, launch
 from test_strategies import TOLERANCE, keys, largest_difference, losses
 
 from acpt_trainer import get_strategy

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from parity import assert_same_gradients, train_both
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
@@ -48,14 +49,6 @@ def step(model: nn.Module, inputs: dict[str, Any]) -> Any:
     return output
 
 
-def assert_same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
-    largest = max(p.grad.norm() for p in theirs.parameters() if p.grad is not None)
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        assert (a.grad is None) == (b.grad is None), name
-        if b.grad is not None:
-            assert (a.grad - b.grad).norm() <= 1e-4 * max(b.grad.norm(), 1e-3 * largest), name
-
-
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("padded", ["right", "left", "none"])
 def test_gpt2_gradients_equal_pytorch_for_new_shapes_in_one_graph(
@@ -82,13 +75,7 @@ def test_bert_gradients_equal_pytorch() -> None:
         vocab_size=96, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     model = BertForMaskedLM(config).train()
-    reference = copy.deepcopy(model)
-    attach(model)
-
-    ours, theirs = step(model, batch()), step(reference, batch())
-
-    assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-5)
-    assert_same_gradients(model, reference)
+    train_both(model, [batch()])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -149,13 +136,7 @@ def test_embedding_padding_row_gets_no_gradient() -> None:
 
     torch.manual_seed(0)
     model = Bag()
-    reference = copy.deepcopy(model)
-    attach(model)
-    ids = torch.tensor([[1, 2, 0], [3, 0, 0]])
-
-    step(model, {"ids": ids}), step(reference, {"ids": ids})
-
-    assert_same_gradients(model, reference)
+    train_both(model, [{"ids": torch.tensor([[1, 2, 0], [3, 0, 0]])}])
     assert model.embedding.weight.grad[0].abs().sum() == 0
 
 
@@ -170,14 +151,7 @@ def test_broadcast_where_gradient_is_summed() -> None:
             return torch.where(keep, self.row, self.column).pow(2).sum()
 
     torch.manual_seed(0)
-    model = Masked()
-    reference = copy.deepcopy(model)
-    attach(model)
-    keep = torch.tensor([[True, False, True, True]] * 3)
-
-    step(model, {"keep": keep}), step(reference, {"keep": keep})
-
-    assert_same_gradients(model, reference)
+    train_both(Masked(), [{"keep": torch.tensor([[True, False, True, True]] * 3)}])
 
 
 def test_grouped_convolution_gradients_equal_pytorch() -> None:
@@ -190,14 +164,7 @@ def test_grouped_convolution_gradients_equal_pytorch() -> None:
             return self.conv(x).pow(2).mean()
 
     torch.manual_seed(0)
-    model = Grouped()
-    reference = copy.deepcopy(model)
-    attach(model)
-    x = torch.randn(2, 8, 20)
-
-    step(model, {"x": x}), step(reference, {"x": x})
-
-    assert_same_gradients(model, reference)
+    train_both(Grouped(), [{"x": torch.randn(2, 8, 20)}])
 
 
 def test_operator_without_an_onnx_form_is_named() -> None:

@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 import pytest
-from conftest import launch
 from patch_needs import GRADIENTS_NEEDED, HELD, PATCHES_NEEDED, SYMBOLICS_NEEDED
+from strategy_runs import launch
 
 from acpt_trainer.ort.patches import PATCHES
 

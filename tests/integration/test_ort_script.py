@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import launch
+from strategy_runs import launch
 
 SCRIPT = Path(__file__).with_name("branching_script.py")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import launch
+from strategy_runs import launch
 
 Results = Callable[[str], dict[str, Any]]
 WORKER = Path(__file__).with_name("peft_worker.py")

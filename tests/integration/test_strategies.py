@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import STRATEGIES, Runs
 from safetensors import safe_open
+from strategy_runs import STRATEGIES, Runs
 from transformers import AutoModelForCausalLM
 
 TOLERANCE = 1e-4

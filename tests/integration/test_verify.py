@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import launch
+from strategy_runs import launch
 
 MAIN = ["-c", "from acpt_trainer.cli import main; main()", "verify"]
 

@@ -75,6 +75,14 @@ def make_args(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def group() -> None:
+    """A process group of one, which is left after the test as any is."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+@pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python in a new process that finds this package; returns what it printed."""
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .made_up_strategies import Wrapped
+from acpt_trainer.integration import Binding
+
+from .made_up_strategies import MadeUpStrategy, Wrapped
 
 
 class Parallel:
@@ -66,3 +68,13 @@ class Accelerator:
 
     def end_training(self) -> None:
         self.done.append("end_training")
+
+
+def bind(
+    model: Any, accelerator: Accelerator | None = None, **options: Any
+) -> tuple[Any, MadeUpStrategy, Binding]:
+    """A made-up strategy bound to an accelerator, for a model."""
+    accelerator = accelerator or Accelerator()
+    strategy = MadeUpStrategy(**options)
+    binding = Binding(accelerator, strategy, "fp32", owns=lambda o: o is model)  # type: ignore[arg-type]
+    return accelerator, strategy, binding

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,14 +15,6 @@ from acpt_trainer.strategies.base import Status, TrainingContext
 from acpt_trainer.strategies.ddp import DdpStrategy
 
 ACCELERATOR: Any = SimpleNamespace(mixed_precision="no", distributed_type="MULTI_CPU")
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    """A process group of one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def test_ddp_is_refused_on_one_process_with_the_way_out() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from acpt_trainer.checkpoints import checkpoint_problems
@@ -20,14 +19,6 @@ from acpt_trainer.strategies.blocks import ends_are_shared, shared_weight
 from acpt_trainer.strategies.fsdp import FsdpStrategy
 
 TWO = TrainingContext("fp32", "cpu", 2)
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    """A process group of one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def test_fsdp_is_refused_on_one_process() -> None:
