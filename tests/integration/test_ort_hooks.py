@@ -105,6 +105,65 @@ def test_hook_that_writes_in_place_is_in_the_graph() -> None:
         assert model(X).item() == pytest.approx(reference(X).item(), rel=1e-5)
 
 
+NOTED: list[Any] = []
+
+
+def notes_in_a_global(module: nn.Module, given: Any, output: torch.Tensor) -> torch.Tensor:
+    NOTED.append(output.detach())
+    return output * 2
+
+
+def counts(recorder: Recorder) -> Callable[..., Any]:
+    count = 0
+
+    def hook(module: nn.Module, given: Any, output: torch.Tensor) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return output * 2
+
+    return hook
+
+
+def sums(total: torch.Tensor) -> Callable[..., Any]:
+    def hook(module: nn.Module, given: Any, output: torch.Tensor) -> torch.Tensor:
+        total.add_(output.detach().sum())
+        return output * 2
+
+    return hook
+
+
+RECORDS: dict[str, tuple[Callable[[Recorder], Callable[..., Any]], str]] = {
+    "object": (lambda r: lambda m, g, y: (r.calls.append(y), 2 * y)[1], "r.calls"),
+    "global": (lambda r: notes_in_a_global, "NOTED"),
+    "count": (counts, "count"),
+    "tensor": (lambda r: sums(torch.zeros(())), "total"),
+    "partial": (
+        lambda r: functools.partial(lambda seen, m, g, y: (seen.append(y), 2 * y)[1], r.calls),
+        "its argument 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", RECORDS)
+def test_hook_that_changes_and_notes_is_refused_with_what_it_notes(how: str) -> None:
+    make, noted = RECORDS[how]
+    model = Net()
+    model.layers[0].register_forward_hook(make(Recorder()))
+    attach(model)
+    with pytest.raises(GraphBuildError, match=f"changes {noted}.* beside what it returns"):
+        model(X)
+
+
+def test_hook_that_changes_by_what_it_keeps_is_in_the_graph() -> None:
+    kept = {"factor": 3, "weights": [torch.ones(3), 2.0]}
+    model = Net()
+    model.layers[0].register_forward_hook(lambda m, g, y: y * kept["factor"] * kept["weights"][0])
+    reference = copy.deepcopy(model)
+    attach(model)
+    for _ in range(2):
+        assert model(X).item() == pytest.approx(reference(X).item(), rel=1e-5)
+
+
 def test_hook_that_only_notes_on_the_model_itself_runs_each_step() -> None:
     model, recorder = Net(), Recorder()
     model.register_forward_hook(recorder.nothing)

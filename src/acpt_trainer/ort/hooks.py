@@ -1,4 +1,4 @@
-"""Forward hooks of submodules: what they change is in a graph, what they only note is not."""
+"""Forward hooks of submodules: what they change is in a graph, what they note is not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn.modules import module as _everywhere
 from torch.utils._pytree import tree_flatten
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort import contents
 from acpt_trainer.ort.place import Place
 
 Hook = Callable[..., Any]
@@ -42,10 +43,11 @@ def registered(model: nn.Module, module: nn.Module) -> Iterator[tuple[str, str]]
 
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[None]:
-    """Refuses hooks inside the model that change nothing: after the trace they would run no more.
+    """Refuses hooks inside the model that note something: after the trace they run no more.
 
     Raises:
-        GraphBuildError: If one runs that leaves all as it was given; names it and its module.
+        GraphBuildError: If one runs that leaves all as it was given, or that changes what it keeps
+            beside it; names it and its module.
     """
     names = {id(m): f"{name} ({type(m).__name__})" for name, m in model.named_modules()}
     tables: list[tuple[Hooks, bool]] = [
@@ -71,10 +73,15 @@ def watched(model: nn.Module) -> Iterator[None]:
 
 def _watching(hook: Hook, names: dict[int, str], before: bool) -> Hook:
     def watching(module: nn.Module, *given: Any) -> Any:
-        state = _state(given)
+        state, kept = _state(given), contents.of(hook)
         result = hook(module, *given)
-        if id(module) in names and state == _state(given) and _as_given(result, given, before):
-            raise _refusal(hook, names[id(module)])
+        if id(module) in names:
+            if state == _state(given) and _as_given(result, given, before):
+                raise _refusal(hook, names[id(module)], "changes nothing and returns nothing new")
+            changed = kept.changed()
+            if changed:
+                what = f"changes {', '.join(changed[:3])} beside what it returns"
+                raise _refusal(hook, names[id(module)], what)
         return result
 
     return watching
@@ -101,12 +108,12 @@ def _as_given(result: Any, given: tuple[Any, ...], before: bool) -> bool:
     return bool(_state(result) == _state(given))
 
 
-def _refusal(hook: Hook, module: str) -> GraphBuildError:
+def _refusal(hook: Hook, module: str, what: str) -> GraphBuildError:
     code = getattr(_function(hook), "__code__", None)
     source = f"{code.co_filename}:{code.co_firstlineno} in {code.co_name}" if code else None
     error = GraphBuildError(
-        f"the forward hook {_origin(hook)} changes nothing and returns nothing new, and inside a "
-        "graph of ONNX Runtime it would run while the model is exported and then never again",
+        f"the forward hook {_origin(hook)} {what}, and inside a graph of ONNX Runtime it would run "
+        "while the model is exported and then never again",
         fix="take it off, have the model return what it records, hook the model itself, whose "
         "hooks run at each step, or train with strategy='no_acc'",
     )
