@@ -26,6 +26,7 @@ from acpt_trainer.ort.gradients import FASTER_ON_CPU, Node
 KERNELS: dict[str, tuple[str, tuple[str, ...], tuple[int, int]]] = {
     # By key: the kernel that computes the gradient, its inputs, and a shape as in GPT-2 124M.
     "com.microsoft::FastGelu": ("FastGeluGrad", ("GO(0)", "I(0)"), (512, 3072)),
+    "com.microsoft::Gelu": ("GeluGrad", ("GO(0)", "I(0)"), (512, 3072)),
     "::LogSoftmax": ("LogSoftmaxGrad_13", ("GO(0)", "O(0)"), (512, 50257)),
 }
 ENDS = ("GO(0)", "I(0)", "O(0)")

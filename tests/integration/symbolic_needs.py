@@ -187,6 +187,9 @@ GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {
     "com.microsoft::FastGelu": partial(
         fused, "FastGeluGrad", False, lambda w, x: functional.gelu(x @ w, approximate="tanh")
     ),
+    "com.microsoft::Gelu": partial(
+        fused, "GeluGrad", False, lambda w, x: functional.gelu(30 * x @ w)
+    ),
     "::LogSoftmax": partial(
         fused, "LogSoftmaxGrad_13", False, lambda w, x: (x @ w).log_softmax(-1)
     ),

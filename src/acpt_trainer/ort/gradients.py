@@ -69,6 +69,27 @@ def _fast_gelu() -> Definition:
     ]
 
 
+def _gelu() -> Definition:
+    """Of y = x (1 + erf(a)) / 2 with a = x / √2: (1 + erf(a) + a (2 / √π) exp(-a²)) / 2."""
+    return [
+        _number("root", math.sqrt(0.5)),
+        _number("k", 2 / math.sqrt(math.pi)),
+        _number("one", 1.0),
+        _number("half", 0.5),
+        ("Mul", ["I(0)", "root"], ["a"]),
+        ("Erf", ["a"], ["erf"]),
+        ("Mul", ["a", "a"], ["square"]),
+        ("Neg", ["square"], ["exponent"]),
+        ("Exp", ["exponent"], ["bell"]),
+        ("Mul", ["a", "bell"], ["product"]),
+        ("Mul", ["product", "k"], ["slope"]),
+        ("Add", ["erf", "slope"], ["sum"]),
+        ("Add", ["sum", "one"], ["twice"]),
+        ("Mul", ["twice", "half"], ["derivative"]),
+        ("Mul", ["GO(0)", "derivative"], ["GI(0)"]),
+    ]
+
+
 def _log_softmax() -> Definition:
     """Over the last axis: `symbolics.normalization.log_softmax` exports no other."""
     last = {"value": [-1], "dtype": "int", "is_tensor": True}
@@ -89,6 +110,7 @@ LACKING: Mapping[str, Definition] = {
 
 FASTER_ON_CPU: Mapping[str, Definition] = {
     "com.microsoft::FastGelu": _fast_gelu(),
+    "com.microsoft::Gelu": _gelu(),
     "::LogSoftmax": _log_softmax(),
 }
 """Instead of kernels that are slow on a CPU; a build for CUDA has fast ones."""
