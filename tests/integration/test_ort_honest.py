@@ -179,6 +179,14 @@ def test_size_that_the_graph_computes_needs_no_new_graph() -> None:
     assert len(forward.graphs) == 1
 
 
+def test_failed_shape_inference_names_the_operator_and_the_module() -> None:
+    # The engine's assertion has no text.
+    model = Outer(lambda y: y.tile(2))
+    attach(model)
+    with pytest.raises(GraphBuildError, match=r"of the operator Expand\.\n +where: blocks\.1 \(I"):
+        model(x())
+
+
 # --- what a forward changes ----------------------------------------------------------------------
 
 

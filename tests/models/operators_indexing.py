@@ -190,7 +190,7 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("index_fill",),
-        "no message",
+        "cannot infer the shapes of the operator Expand",
     ),
     **dict.fromkeys(("index_put",), "IndexError: index 2 is out of bounds for dimension 0 wit"),
     **dict.fromkeys(

@@ -165,5 +165,4 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         ("attention (groups)",), "the exporter cannot export the operator scaled_dot_produ"
     ),
-    **dict.fromkeys(("multi_head_attention",), "no message"),
 }

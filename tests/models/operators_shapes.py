@@ -147,7 +147,7 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("tile",),
-        "no message",
+        "cannot infer the shapes of the operator Expand",
     ),
     **dict.fromkeys(
         ("linspace (of a length)",), "the exporter cannot export the operator linspace: a numb"

@@ -35,6 +35,11 @@ from acpt_trainer.ort.place import Place
             "node Gelu_3:Gelu(1)",
             "ONNX Runtime has no kernel for Gelu_3:Gelu(1) in this precision",
         ),
+        (
+            "/onnxruntime_src/onnxruntime/core/graph/graph_utils.cc:27 int GetIndex(bool) "
+            "itr != end() was false. No such name\n",
+            "a check of ONNX Runtime's own fails: No such name",
+        ),
         ("boom", "boom"),
         ("ValueError: too hot\n\n", "ValueError: too hot"),
         ("first line\nKeyError: 'tea'\nin the end", "KeyError: 'tea'"),

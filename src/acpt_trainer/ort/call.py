@@ -102,6 +102,7 @@ class Call(nn.Module):  # type: ignore[misc]
         ORTModule calls it twice, as it is and traced.
         """
         given = dict(zip(self.names, tensors, strict=True))
+        self.record.failed_at = self.record.refusal = None  # of an earlier trace, without data
         reads, writes = Reads(self.model), Writes(self.model, given)
         try:
             with (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -21,6 +23,7 @@ _NO_KERNEL = re.compile(
 _NO_GRADIENT = re.compile(r"gradient builder has not been registered: (?P<op>\S+)")
 _SHAPES = re.compile(r"(?P<why>\[ShapeInferenceError\][^\n]*|ShapeInferenceError[^\n]*)")
 _BOUNDS = re.compile(r"out of data bounds|Out of range value in index tensor")
+_ENFORCED = re.compile(r"/onnxruntime_src/\S+:\d+ .*? was false\. ?(?P<why>[^\n]+)")
 _NODE = re.compile(r"/_original_module/(?P<path>[\w./]+)/\w+")
 
 WAY_OUT = (
@@ -64,10 +67,34 @@ def _place(error: Exception, model: nn.Module, failed_at: Place | None) -> Place
         return told[-1] if told else failed_at or Place()
     inner = list(chain(error))[-1]
     found = place.of_error(model, inner)
-    if found.module is None and (match := _NODE.search(str(error))):
+    node = _inferred(error)
+    if found.module is None and (match := _NODE.search(node.name if node else str(error))):
         # ONNX Runtime names a node after the module that made it.
-        return Place(match["path"].replace("/", "."), found.source)
-    return found
+        path = match["path"].replace("/", ".")
+        kind = next((type(m).__name__ for n, m in model.named_modules() if n == path), None)
+        return Place(f"{path} ({kind})" if kind else path, found.source)
+    return found if node is None else Place(found.module or type(model).__name__, found.source)
+
+
+def _inferred(error: Exception) -> Any | None:
+    """The node whose shapes were being inferred when an error was raised, if any were."""
+    for raised in chain(error):
+        frames = [frame for frame, _ in traceback.walk_tb(raised.__traceback__)]
+        for frame in reversed(frames):
+            node = frame.f_locals.get("node")
+            inferring = frame.f_code.co_filename.endswith("symbolic_shape_infer.py")
+            if inferring and hasattr(node, "op_type"):
+                return node
+    return None
+
+
+def _cause_of(error: Exception) -> str:
+    """What an engine's error says; those of its shape inference often say nothing."""
+    node = _inferred(error)
+    if node is None:
+        return _cause(str(error))
+    why = f": {type(error).__name__}: {_cause(str(error))}" if str(error).strip() else ""
+    return f"ONNX Runtime cannot infer the shapes of the operator {node.op_type}{why}"
 
 
 def _experts_at(model: nn.Module | str, where: Place | str) -> bool:
@@ -94,6 +121,8 @@ def _cause(text: str) -> str:
         return f"ONNX Runtime finds the shapes of the graph inconsistent: {match['why'][:300]}"
     if out_of_bounds(text):
         return "an index is out of bounds: a label, a token's number or another"
+    if match := _ENFORCED.search(text):
+        return f"a check of ONNX Runtime's own fails: {match['why'].strip()[:300]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b\s*:", line)]
     refused = [line for line in lines if line.startswith("Unsupported:")]
@@ -119,7 +148,7 @@ def explained(
         The error to raise; `error` is meant to be its cause.
     """
     ours = [e for e in chain(error) if isinstance(e, GraphBuildError)]
-    cause = refusal or (str(ours[-1]) if ours else _cause(str(error)))
+    cause = refusal or (str(ours[-1]) if ours else _cause_of(error))
     where: Place | str = "its arguments"
     name = model
     if not isinstance(model, str):

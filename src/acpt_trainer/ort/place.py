@@ -17,7 +17,7 @@ from torch import nn
 from acpt_trainer.ort.mends import set_attribute
 
 # Lines of these are the engine's, not a model's.
-_ENGINE = re.compile(r"[/\\](onnxruntime|torch|acpt_trainer[/\\]ort)[/\\]|contextlib\.py$|^<")
+_ENGINE = re.compile(r"[/\\](onnxruntime|torch|sympy|acpt_trainer[/\\]ort)[/\\]|contextlib\.py$|^<")
 
 
 @dataclass(frozen=True)
