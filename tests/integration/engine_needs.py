@@ -69,6 +69,18 @@ def shares_threads() -> None:
     assert threads == torch.get_num_threads(), f"the session has {threads} threads"
 
 
+def multiplies_with_torch() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Expression(lambda w, x: (x @ w).sum(), 256, 256)
+    forward = attach(model)
+    model(numbers(2, 256)).backward()
+    (graph,) = forward.graphs.values()
+    manager = graph.module._torch_module._execution_manager(True)
+    operators = [node.op_type for node in manager._onnx_models.optimized_model.graph.node]
+    assert "ATen" in operators, "no product is PyTorch's"
+
+
 def stops_where_the_export_fails() -> None:
     from acpt_trainer.ort.forward import attach
 
@@ -256,6 +268,7 @@ ENGINE_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "contained-import": (leaves_torch_alone, "torch.manual_seed is another"),
     "no-nvtx": (trains, "NVTX functions not installed"),
     "shared-threads": (shares_threads, "the session has 0 threads"),
+    "torch-weight-gradients": (multiplies_with_torch, "no product is PyTorch's"),
     "torchscript-exporter": (trains, "GraphBuildError"),
     "submodule-modes": (leaves_submodules_in_their_modes, "AssertionError"),
     # The step was run in PyTorch: there is no graph to look at.

@@ -18,6 +18,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from acpt_trainer.errors import GraphBuildError
+from acpt_trainer.ort import torch_calls
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.graph import forward_nodes
@@ -140,6 +141,7 @@ def _promising(manager: Any, plain: Any) -> Any:
             try:
                 _refuse_what_is_not_kept(ctx, call)
                 found = plain.backward(ctx, *gradients)
+                torch_calls.raise_failure()
             except Exception as error:
                 if should_reduce_batch_size(error):
                     raise

@@ -81,11 +81,11 @@ def _stand_in(name: str, module: types.ModuleType) -> None:
 
 
 def _run_aten(executor: Any) -> None:
-    """Lets ONNX Runtime run `ATen` nodes."""
-    from onnxruntime.capi import _pybind_state
+    """Lets ONNX Runtime run `ATen` nodes, beside those that need no extension."""
+    from acpt_trainer.ort import torch_calls
 
-    _pybind_state.register_aten_op_executor(
-        str(executor.is_tensor_argument_address()), str(executor.execute_aten_operator_address())
+    torch_calls.pass_on_to(
+        executor.is_tensor_argument_address(), executor.execute_aten_operator_address()
     )
 
 

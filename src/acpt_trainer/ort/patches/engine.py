@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import cuda, mends
+from acpt_trainer.ort import cuda, mends, weight_gradients
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -89,5 +89,18 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.PROCESS,
         needed=mends.always,
         apply=mends.ignore_density,
+    ),
+    Patch(
+        name="torch-weight-gradients",
+        target="GraphExecutionManager._initialize_graph_builder, GraphOptimizerRegistry, "
+        "the executor of ATen nodes",
+        versions="onnxruntime-training 1.19.2 on a machine without CUDA",
+        why="ONNX Runtime's product of a transposed matrix takes up to 1.6 times as long as "
+        "PyTorch's, and each weight's gradient is one",
+        upstream=UNMAINTAINED,
+        until="MLAS packs the left side of a product",
+        scope=Scope.PROCESS,
+        needed=mends.no_cuda,
+        apply=weight_gradients.use_torch,
     ),
 )
