@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from acpt_trainer import ConfigurationError, IncompatibleStrategiesError, get_strategy
+from acpt_trainer.auto import choose as choosing
 from acpt_trainer.auto.candidates import candidates, precisions
 from acpt_trainer.auto.choose import choose
 from acpt_trainer.auto.copies import Kit
@@ -155,6 +156,33 @@ def test_report_shows_the_table() -> None:
         "       ds        fp32                                              crashed: exit status 7",
     ]
     assert report.to_dict()["choice"]["rows"][2]["reason"] == "exit status 7"
+
+
+@pytest.mark.parametrize(("budget", "winner"), [(100.0, "no_acc"), (10.0, "ort")])
+def test_close_ones_are_timed_once_more_while_there_is_time(budget: float, winner: str) -> None:
+    """A busy machine made `no_acc` look slower."""
+    trial = object.__new__(choosing._Trial)
+    trial.auto, trial.data, trial.ranks = AutoStrategy(), SimpleNamespace(steps=100), 1
+    trial.budget, trial.began = budget, choosing.time.monotonic()
+    asked = []
+
+    class Machine:
+        def ask(self, do: str, number: int, seconds: float) -> dict[str, Any]:
+            asked.append((do, number))
+            return {"status": "ok", "first_seconds": 1.0, "step_seconds": (0.9, 1.05, 9)[number]}
+
+    rows = [
+        row("no_acc", 1, 1.1),
+        row("ort", 1, 1.0),
+        row("far", 1, 3),
+        row("b", 0, 0.1, "differs"),
+    ]
+    trial._time_again(Machine(), rows)  # type: ignore[arg-type]
+    assert asked == ([("time", 0), ("time", 1)] if budget == 100.0 else [])
+    assert rows[1].step_seconds == 1.0
+    best = fastest(rows, 100)
+    assert best is not None
+    assert best.strategy == winner
 
 
 # --- random states and data ----------------------------------------------------------------------
