@@ -7,6 +7,7 @@ Transformers before it does anything. A fork starts with them, and with nothing 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -59,13 +60,17 @@ class WarmPython:
             files = {"out": str(out), "err": str(err), "cwd": str(cwd or Path.cwd())}
             ranks = [dict(env) | place for place in _places(processes)]
             self._say({"argv": [str(word) for word in command], "ranks": ranks, **files})
-            pids = self._hear(None)
-            codes = self._hear(timeout)
+            pids, codes = self._hear(None), None
+            try:
+                codes = self._hear(timeout)
+            finally:
+                if codes is None:  # also where a test is interrupted: the next has its own answers
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(pid, signal.SIGKILL)
+                    self._hear(None)
             if codes is None:
-                for pid in pids:
-                    os.killpg(pid, signal.SIGKILL)
-                self._hear(None)
-                raise subprocess.TimeoutExpired(list(command), timeout, out.read_text())
+                raise subprocess.TimeoutExpired(list(command), timeout)
             failed = next((code for code in codes if code), 0)
             said = (file.read_text() if file.exists() else "" for file in (out, err))
             return subprocess.CompletedProcess(list(command), failed, *said)
@@ -123,6 +128,8 @@ def serve(modules: Sequence[str]) -> list[str]:
                 answers.close()
                 _become(request, environment)
                 return request["argv"]
+            with contextlib.suppress(OSError):  # the fork may have done so, or have ended
+                os.setpgid(pid, pid)
             pids.append(pid)
         print(json.dumps(pids), file=answers, flush=True)
         print(json.dumps(_wait(pids)), file=answers, flush=True)
@@ -131,7 +138,7 @@ def serve(modules: Sequence[str]) -> list[str]:
 
 def _become(request: dict[str, Any], environment: dict[str, str]) -> None:
     """Makes a fork what a process of its own would be."""
-    os.setsid()
+    os.setpgid(0, 0)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(environment)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from strategy_runs import launch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -242,32 +241,28 @@ def test_an_export_that_fails_leaves_nothing_behind(cache: ExportCache) -> None:
 
 
 WORKER = """
-import sys, torch
+import os, sys, time
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    del os.environ[name]  # two runs, and not two processes of one
+from pathlib import Path
 from acpt_trainer.ort.cache import ExportCache
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[2:]
 from test_ort_cache import gpt2, train
-model = gpt2()
-print("ready", flush=True)
-sys.stdin.readline()
-print(*train(model, ExportCache(sys.argv[2])), flush=True)
+model, folder = gpt2(), Path(sys.argv[1])
+(folder / f"ready-{os.getpid()}").touch()
+while len(list(folder.glob("ready-*"))) < 2:
+    time.sleep(0.01)
+print(*train(model, ExportCache(folder)), flush=True)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_make_one_export(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(tmp_path)]
-    workers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    results = [worker.communicate(timeout=120)[0].split(maxsplit=1) for worker in workers]
+    here = Path(__file__)
+    folders = [str(folder) for folder in (tmp_path, here.parent, here.parents[1])]
+    done = launch(["-c", WORKER, *folders], processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
 
     assert sorted(use for use, _ in results) == ["hit", "miss"]
     assert results[0][1] == results[1][1]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,20 @@ def test_end_is_that_of_a_process_of_its_own(
 def test_what_runs_too_long_is_ended(python: WarmPython) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         python(["-c", "import time; time.sleep(60)"], env=os.environ, timeout=0.5)
+    assert python(["-c", "print('on')"], env=os.environ).stdout == "on\n"
+
+
+def test_interrupted_run_leaves_its_answer_to_nobody(python: WarmPython) -> None:
+    def interrupted(number: int, frame: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(InterruptedError):
+            python(["-c", "import time; time.sleep(60)"], env=os.environ)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert python(["-c", "print('on')"], env=os.environ).stdout == "on\n"
 
 
