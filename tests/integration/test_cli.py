@@ -23,6 +23,7 @@ def test_env_checks_a_step_and_lists_every_patch() -> None:
     assert needed["torchscript-exporter"]
     assert "CPUExecutionProvider" in found["ort"]["providers"]
     assert found["check"]["different"] == []
+    assert found["deepspeed_operators"]["cpu_adam"]  # the compiler is here
     assert found["environment"]["OMP_NUM_THREADS"] == "1"
 
 
@@ -36,8 +37,9 @@ def test_graph_writes_the_graph_that_trains(
     command = [*MAIN, "graph", "--model", str(config), "--output_dir", str(out)]
     command += ["--block_size", "8"]
 
-    done = launch(command, 1, timeout=120)
+    done = launch([*command, "--json"], 1, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "training_graph.json").read_text())
     graph = onnx.load(str(out / "training_graph.onnx")).graph
     found = json.loads((out / "training_graph.json").read_text())
     assert found["nodes"] == len(graph.node) == found["forward_nodes"] + found["backward_nodes"]

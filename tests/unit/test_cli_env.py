@@ -35,6 +35,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         ],
     }
     monkeypatch.setattr(env, "onnxruntime_training", lambda: part)
+    monkeypatch.setattr(env, "deepspeed_operators", lambda: {"async_io": False, "cpu_adam": True})
 
 
 def test_text_and_json_say_the_same(no_engine: None) -> None:
@@ -54,6 +55,8 @@ def test_text_and_json_say_the_same(no_engine: None) -> None:
         "              not built; a graph that needs it builds it\n"
     ) in text
     assert [e["name"] for e in found["ort"]["extensions"]] == ["first", "second"]
+    assert "              operators: async_io no, cpu_adam yes\n" in text
+    assert found["deepspeed_operators"] == {"async_io": False, "cpu_adam": True}
     assert "check" not in found
 
 

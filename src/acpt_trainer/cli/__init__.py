@@ -43,10 +43,12 @@ def strategies(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
         return
+    wide = max(len(entry["name"]) for entry in listed)
     for entry in listed:
-        typer.echo(f"{entry['name']:<8} {entry['description']}")
+        typer.echo(f"{entry['name']:<{wide}} {entry['description']}")
         for problem in entry["missing"]:
-            typer.echo(f"         not here: {problem['what']}\n         fix: {problem['fix']}")
+            for line in (f"not here: {problem['what']}", f"fix: {problem['fix']}"):
+                typer.echo(f"{'':<{wide}} {line}")
 
 
 app.command("env")(show_environment)

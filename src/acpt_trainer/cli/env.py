@@ -11,9 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from acpt_trainer.cli.common import answer_alone
 from acpt_trainer.errors import raise_if_any
 from acpt_trainer.measure.machine import cpu
 from acpt_trainer.registry import get_strategy
+from acpt_trainer.requirements import import_deepspeed
 
 PACKAGES = (
     "acpt-trainer", "torch", "transformers", "accelerate", "deepspeed", "onnx", "onnxruntime",
@@ -81,6 +83,21 @@ def onnxruntime_training() -> dict[str, Any]:
     }
 
 
+def deepspeed_operators() -> dict[str, bool]:
+    """DeepSpeed's own operators, and whether each can be built and run here."""
+    if any(get_strategy("ds").problems()):
+        return {}
+    with answer_alone():  # it logs to standard output
+        try:
+            import_deepspeed()
+            from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+            found = {name: bool(op.is_compatible(verbose=False)) for name, op in ALL_OPS.items()}
+        except Exception:  # a report of what is broken must not break on it
+            return {}
+    return {name: can for name, can in sorted(found.items()) if "not_implemented" not in name}
+
+
 def gathered() -> dict[str, Any]:
     """Everything, as plain data."""
     from acpt_trainer.strategies import ort_inspect
@@ -94,6 +111,7 @@ def gathered() -> dict[str, Any]:
         "devices": devices(),
         "compiler": ort_inspect.toolchain(),
         "deepspeed": found["deepspeed"] is not None,
+        "deepspeed_operators": deepspeed_operators(),
         "ort": onnxruntime_training(),
         "environment": environment,
     }
@@ -120,6 +138,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield "onnxruntime   " + ("; ".join(ort["missing"]) or ", ".join(ort["providers"]))
     yield from _extension_lines(ort.get("extensions", ()))
     yield "deepspeed     " + ("installed" if found["deepspeed"] else "not installed")
+    if found["deepspeed_operators"]:
+        operators = found["deepspeed_operators"].items()
+        can = ", ".join(f"{name} {'yes' if here else 'no'}" for name, here in operators)
+        yield f"              operators: {can}"
     yield "environment   " + (", ".join(f"{k}={v}" for k, v in found["environment"].items()) or "-")
     if ort.get("patches"):
         yield "patches       (+ needed by the versions installed here, - not)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from acpt_trainer.cli.common import Json, answer_alone
 from acpt_trainer.errors import Problem, raise_if_any
 from acpt_trainer.registry import get_strategy
 
@@ -24,6 +26,7 @@ def write_graph(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the graph that ONNX Runtime trains a model with, and what it holds.
 
@@ -52,10 +55,14 @@ def write_graph(
     raise_if_any(strategy.problems(TrainingContext("fp32", "cpu", model=loaded)), _HEADLINE)
     strategy.wrap_model(loaded)
     try:
-        loaded(**batch).loss.backward()
-        found = strategy.write_graph(output_dir)
+        with answer_alone():
+            loaded(**batch).loss.backward()
+            found = strategy.write_graph(output_dir)
     finally:
         strategy.close()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
     typer.echo(
         f"{found['model']}: {found['nodes']} nodes, forward {found['forward_nodes']}, backward "
         f"{found['backward_nodes']}; written to {output_dir}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from acpt_trainer.measure.figures import Details, Figures, Row
+from acpt_trainer.measure.results import title
 from acpt_trainer.requirements import Requirement
 
 MATPLOTLIB = Requirement("matplotlib", ("matplotlib",), "bench")
@@ -31,7 +32,9 @@ def write_pictures(found: Figures, folder: Path) -> list[Path]:
         from matplotlib.figure import Figure  # no state of pyplot, no display
 
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        draw(figure.subplots(), pairs)
+        axes = figure.subplots()
+        axes.set_title(title(found), fontsize="medium")
+        draw(axes, pairs)
         files.append(folder / f"{name}.png")
         figure.savefig(files[-1], dpi=120)
     return files
@@ -54,9 +57,11 @@ def _speedup(axes: Any, pairs: _Pairs) -> None:
 
 
 def _loss(axes: Any, pairs: _Pairs) -> None:
-    for row, detail in pairs:
+    for number, (row, detail) in enumerate(pairs):
         steps = range(1, len(detail.losses) + 1)
-        axes.plot(steps, detail.losses, label=f"{row.strategy} {row.precision}", alpha=0.8)
+        # Curves lie on each other where strategies agree: the first is the widest.
+        wide, label = 1.5 + 2 * (len(pairs) - 1 - number), f"{row.strategy} {row.precision}"
+        axes.plot(steps, detail.losses, label=label, linewidth=wide)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend()
@@ -65,4 +70,5 @@ def _loss(axes: Any, pairs: _Pairs) -> None:
 def _memory(axes: Any, pairs: _Pairs) -> None:
     bars = axes.bar(_labels(pairs), [row.peak_memory_mb or 0.0 for row, _ in pairs])
     axes.bar_label(bars, fmt="%.0f")
+    axes.margins(y=0.1)
     axes.set_ylabel("peak memory, MB")

@@ -33,8 +33,7 @@ def markdown(found: Figures) -> Iterator[str]:
     request, first = found.request, found.rows[0]
     yield "# Benchmark"
     yield ""
-    size = f"{found.model['parameters'] / 1e6:.1f} M parameters"
-    yield f"{found.model['model']} ({size}), {_data(request)}."
+    yield f"{title(found)}; {found.model['parameters']:,} parameters."
     yield ""
     yield f"{_machine(found.machine)}."
     yield ""
@@ -54,6 +53,11 @@ def markdown(found: Figures) -> Iterator[str]:
         "steps after which a longer start (preparation and first step) is made up for. Memory and "
         "optimizer state: of the process that holds most."
     )
+
+
+def title(found: Figures) -> str:
+    """The model and the data, in a line."""
+    return f"{found.model['model']}, {_data(found.request)}"
 
 
 def _data(request: dict[str, Any]) -> str:
