@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -21,6 +19,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from acpt_trainer import AcceleratedTrainer
+from acpt_trainer.measure.machine import machine
 
 
 class _Clock(TrainerCallback):
@@ -99,13 +98,7 @@ def main() -> None:
         "ratio_per_round": [round(r, 4) for r in ratios],
         "bare_step_ms": round(1e3 * statistics.median(times[False]), 2),
         "no_acc_step_ms": round(1e3 * statistics.median(times[True]), 2),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine(),
         "options": {"rounds": args.rounds, "steps": args.steps},
     }
     print(json.dumps(result, indent=2))

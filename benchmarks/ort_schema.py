@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from acpt_trainer.measure.machine import machine
 from acpt_trainer.ort.forward import attach
 from acpt_trainer.ort.schema import ModelSchema
 
@@ -63,13 +62,7 @@ def main() -> None:
         "step_ms": round(a_step, 1),
         "quick_look_over_step": round(look / a_step, 6),
         "quick_look_over_description": round(look / description, 4),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine(),
         "options": {"rounds": args.rounds, "steps": args.steps},
     }
     print(json.dumps(result, indent=2))

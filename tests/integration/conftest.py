@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from strategy_runs import Runs, launch
-
-__all__ = ["launch"]
+from strategy_runs import Runs
 
 
 @pytest.fixture(autouse=True)
