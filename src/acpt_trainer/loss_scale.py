@@ -32,10 +32,11 @@ def loss_factor(trainer: Any) -> int:
     from transformers import Trainer
     from transformers.trainer import unwrap_peft_model
 
+    if type(trainer).compute_loss is not Trainer.compute_loss:
+        return 1
     args = trainer.args
-    own = type(trainer).compute_loss is not Trainer.compute_loss
     told = trainer.compute_loss_func is not None or trainer.label_smoother is not None
-    if own or told or not trainer.model_accepts_loss_kwargs:
+    if told or not trainer.model_accepts_loss_kwargs:
         return 1
     if not averages_its_loss(unwrap_peft_model(trainer.model)):
         return 1

@@ -165,7 +165,7 @@ def options(output: str) -> list[str]:
     return [str(EXAMPLE / "demo.py"), "--output_dir", output, *tiny]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # continuous integration runs the demo itself
 def test_demo_compares_real_runs_and_can_be_repeated(workspace: Workspace, tmp_path: Path) -> None:
     output = tmp_path / "demo"
     # Evaluation takes most of the time: larger entries make fewer blocks.

@@ -185,6 +185,7 @@ def test_candidate_that_takes_too_long_ends_between_steps(
     assert (answer["status"], answer["step_seconds"]) == ("ok", 1.0)
 
 
+@pytest.mark.long
 def test_short_run_does_not_pay_a_long_start(tmp_path: Path, in_this_process: None) -> None:
     class Starts(auto_made_up.Quick):
         def wrap_model(self, model: Any) -> Any:
@@ -216,6 +217,7 @@ def test_resumed_run_goes_on_with_the_winner(tmp_path: Path, in_this_process: No
         trainer("auto", tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
+@pytest.mark.long
 def test_evaluation_before_training_changes_nothing(tmp_path: Path, in_this_process: None) -> None:
     made = trainer(auto("quick"), tmp_path)
     assert made.strategy_report().status == "pending"
@@ -241,6 +243,7 @@ def test_data_that_cannot_be_read_again_is_refused(tmp_path: Path) -> None:
         trainer(auto("quick"), tmp_path, data=Once()).train()
 
 
+@pytest.mark.long
 def test_precision_is_chosen_where_it_is_free(tmp_path: Path, in_this_process: None) -> None:
     made = trainer(auto("no_acc", steps=1, precisions=["fp32", "bf16"]), tmp_path)
     made.train()

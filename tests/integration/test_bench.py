@@ -53,7 +53,7 @@ def workers(folder: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bench_goes_on_where_it_was_killed(command: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command += ["--strategies", "no_acc,breaks,ort", "--import", "made_up_breaks"]

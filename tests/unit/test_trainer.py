@@ -163,6 +163,9 @@ def test_train_refuses_to_resume_with_nothing_left_to_train(
 
 def test_train_releases_the_strategy_even_when_it_fails() -> None:
     class Failing:
+        def compute_loss(self) -> None:
+            """Its own."""
+
         def train(self, resume_from_checkpoint: Any = None) -> None:
             raise RuntimeError("in the middle")
 
