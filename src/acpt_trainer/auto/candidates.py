@@ -113,12 +113,11 @@ def candidates(
 
 
 def _order(candidate: Candidate) -> tuple[Any, ...]:
-    name, cls = candidate.spec.name, candidate.spec.load()
-    deepspeed = "ds" in name or getattr(cls, "checkpoint_format", "") == "deepspeed"
+    name = candidate.spec.name
     return (
         name != REFERENCE,
         candidate.owns_the_process(),
-        deepspeed,
+        candidate.spec.build().checkpoint_format == "deepspeed",
         "compile" in name,  # the longest start
         PRECISIONS.index(candidate.precision),
     )

@@ -66,11 +66,6 @@ class Contents:
                 self._note(f"{name}.{key}", item, found, depth + 1)
 
 
-def of(function: Callable[..., Any]) -> Contents:
-    """A look at what a function keeps."""
-    return Contents(function)
-
-
 def _reached(function: Any) -> Iterator[tuple[str, Any]]:
     while isinstance(function, functools.partial):
         yield from ((f"its argument {i}", value) for i, value in enumerate(function.args))

@@ -22,7 +22,7 @@ from acpt_trainer.ort.build import TrainingGraph, build, drawn_seed
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained
-from acpt_trainer.ort.place import Place, owner
+from acpt_trainer.ort.place import Place
 from acpt_trainer.ort.schema import (
     ModelSchema,
     Schema,
@@ -212,13 +212,8 @@ def _refuse_transforms(model: nn.Module) -> None:
     """Refuses what looks through a function's backward pass into its operators.
 
     Raises:
-        GraphBuildError: If such a call is running, or a parameter has no shape yet.
+        GraphBuildError: If such a call is running.
     """
-    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
-    if lazy:
-        what = f"{lazy[0]} is made by the first forward pass, and a graph needs its shape"
-        fix = "call the model once in evaluation mode, before its optimizer is made"
-        raise explained(GraphBuildError(what, fix), model, owner(model, lazy[0]))
     what = ""
     if torch._C._are_functorch_transforms_active():
         what = "a transform of torch.func (vmap, grad, ...) looks through the model's operators"

@@ -13,7 +13,7 @@ from torch.nn.modules import module as _everywhere
 from torch.utils._pytree import tree_flatten
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import contents
+from acpt_trainer.ort.contents import Contents
 from acpt_trainer.ort.place import Place
 
 Hook = Callable[..., Any]
@@ -73,7 +73,7 @@ def watched(model: nn.Module) -> Iterator[None]:
 
 def _watching(hook: Hook, names: dict[int, str], before: bool) -> Hook:
     def watching(module: nn.Module, *given: Any) -> Any:
-        state, kept = _state(given), contents.of(hook)
+        state, kept = _state(given), Contents(hook)
         result = hook(module, *given)
         if id(module) in names:
             if state == _state(given) and _as_given(result, given, before):

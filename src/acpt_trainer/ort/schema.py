@@ -15,6 +15,7 @@ from acpt_trainer.ort.cuda import stream_of
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.fingerprint import Fingerprint
 from acpt_trainer.ort.nested import flatten
+from acpt_trainer.ort.place import owner
 from acpt_trainer.ort.recompute import LEVEL, level_for
 from acpt_trainer.ort.settings import changed_settings, settings
 
@@ -101,10 +102,15 @@ class ModelSchema:
         self._schema: Schema = {}
 
     def now(self) -> Schema:
-        """By what to call it in a message."""
+        """By what to call it in a message.
+
+        Raises:
+            GraphBuildError: If a parameter has no shape yet.
+        """
         level = os.environ.get(LEVEL)
         if self._seen is None or level != self._level or not self._seen.same():
             model = self.model
+            _refuse_lazy(model)
             self._level = level
             self._seen = Fingerprint(model)
             self._schema = {
@@ -116,6 +122,14 @@ class ModelSchema:
                 "recompute": level_for(model, self.recompute),
             }
         return self._schema
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        what = f"{lazy} is made by the first forward pass, and a graph needs its shape"
+        fix = "call the model once in evaluation mode, before its optimizer is made"
+        raise explained(GraphBuildError(what, fix), model, owner(model, lazy))
 
 
 def schema_of(held: ModelSchema, tensors: Tensors, fixed: dict[str, Any]) -> Schema:
