@@ -7,7 +7,6 @@ with the same seed. The figure is the ratio of the median step times.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from output import keep
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from acpt_trainer import AcceleratedTrainer
@@ -101,10 +101,7 @@ def main() -> None:
         "machine": machine(),
         "options": {"rounds": args.rounds, "steps": args.steps},
     }
-    print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep(result, args.output)
 
 
 if __name__ == "__main__":

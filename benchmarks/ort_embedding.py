@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.metadata
-import json
 import platform
 import statistics
 import time
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from output import keep
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from acpt_trainer.measure.machine import cpu
 from acpt_trainer.ort import extensions, patches, registration
 from acpt_trainer.ort.forward import attach
 
@@ -59,12 +60,6 @@ def largest_difference(a: GPT2LMHeadModel, b: GPT2LMHeadModel) -> float:
     return max(((p.grad - q.grad).norm() / q.grad.norm()).item() for p, q in pairs)
 
 
-def cpu() -> str:
-    """What the CPU calls itself."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((x.partition(":")[2].strip() for x in lines if "model name" in x), "unknown")
-
-
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -99,15 +94,14 @@ def main() -> None:
         "aten_over_gather": round(medians["aten"] / medians["gather"], 3),
         "model": "GPT-2, 2 layers, 256 wide, vocabulary 50257, batch 2 x 128, fp32, no dropout",
         "steps": args.steps,
-        "machine": f"{torch.get_num_threads()} threads, CPU: {cpu()}",
+        "machine": f"{torch.get_num_threads()} threads, CPU: {cpu()['model']}",
         "python": platform.python_version(),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("torch", "transformers", "onnxruntime-training-cpu")
         },
     }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    keep(result, args.output)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+from output import keep
 
+from acpt_trainer.measure.machine import cpu
 from acpt_trainer.ort import patches
 from acpt_trainer.ort.gradients import FASTER_ON_CPU, Node
 
@@ -112,12 +113,6 @@ def measured(key: str, turns: int) -> dict[str, Any]:
     }
 
 
-def cpu() -> str:
-    """What the CPU calls itself."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((x.partition(":")[2].strip() for x in lines if "model name" in x), "unknown")
-
-
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -127,13 +122,12 @@ def main() -> None:
     patches.start()
     result = {
         "gradients": {key: measured(key, args.turns) for key in KERNELS},
-        "machine": f"{psutil.cpu_count(logical=False)} threads, CPU: {cpu()}",
+        "machine": f"{psutil.cpu_count(logical=False)} threads, CPU: {cpu()['model']}",
         "versions": {
             name: importlib.metadata.version(name) for name in ("torch", "onnxruntime-training-cpu")
         },
     }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    keep(result, args.output)
 
 
 if __name__ == "__main__":

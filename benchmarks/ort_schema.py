@@ -8,13 +8,13 @@ The figures are the fastest of each: a millisecond is easily interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from output import keep
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from acpt_trainer.measure.machine import machine
@@ -65,10 +65,7 @@ def main() -> None:
         "machine": machine(),
         "options": {"rounds": args.rounds, "steps": args.steps},
     }
-    print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    keep(result, args.output)
 
 
 if __name__ == "__main__":

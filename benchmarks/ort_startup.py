@@ -19,6 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from output import keep
+
+from acpt_trainer.measure.machine import cpu
+
 _LOAD = round(os.getloadavg()[0], 2)
 """More than a few tenths: other processes share the cores, and seconds are longer than they are."""
 
@@ -67,12 +71,12 @@ def seconds(result: dict[str, Any]) -> float:
 
 def machine(threads: int) -> dict[str, Any]:
     """CPU and cores."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return {"cpu": name, "cores": os.cpu_count(), "threads": threads, "load_before": _LOAD}
+    return {
+        "cpu": cpu()["model"],
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_before": _LOAD,
+    }
 
 
 def main() -> None:
@@ -109,10 +113,7 @@ def main() -> None:
         },
         "options": {"rows": args.rows, "columns": args.columns},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n")
+    keep(result, args.output)
 
 
 if __name__ == "__main__":
