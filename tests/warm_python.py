@@ -146,6 +146,8 @@ def _become(request: dict[str, Any], environment: dict[str, str]) -> None:
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, number)
+    for stream in (sys.stdout, sys.stderr):  # whole lines, whatever PYTHONUNBUFFERED was: forks
+        stream.reconfigure(line_buffering=True, write_through=False)  # share the files
     added = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:0] = added
 

@@ -95,6 +95,14 @@ def test_several_processes_know_their_places(python: WarmPython) -> None:
     assert sorted(done.stdout.splitlines()) == ["0 0 2 2", "1 1 2 2"]
 
 
+def test_several_processes_write_whole_lines() -> None:
+    unbuffered = WarmPython({**os.environ, "PYTHONUNBUFFERED": "1"}, imports=[])
+    code = "for _ in range(500): print(*range(9))"
+    done = unbuffered(["-c", code], env=os.environ, processes=2)
+    unbuffered.stop()
+    assert set(done.stdout.splitlines()) == {"0 1 2 3 4 5 6 7 8"}
+
+
 def test_process_that_fails_ends_the_others(python: WarmPython) -> None:
     code = "import os, time; os.environ['RANK'] == '1' and exit(3); time.sleep(60)"
     done = python(["-c", code], env=os.environ, processes=2, timeout=30)
