@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from unittest import mock
@@ -25,6 +26,16 @@ def _own_caches(
     }
     with mock.patch.dict(os.environ, {name: str(path) for name, path in own.items()}):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """Scripts that tests interrupt listen, also where the suite runs in the background of a shell.
+
+    A shell without job control has what it puts there ignore Ctrl-C, and so do their children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
