@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest import mock
 
 from .checks import Row, run
 from .families import families
@@ -43,13 +46,22 @@ def run_jobs(
         workers: How many jobs run at once.
         target: What a child runs instead of the checks, for a test.
     """
-    # The server imports everything once; a child is a fork of it and starts at once.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        [f"{__package__}.checks", f"{__package__}.warm"]
-    )
+    _start_server()
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(lambda job: _run_job(job, report, target or _check), jobs):
             pass
+
+
+def _start_server() -> None:
+    """Starts a server that imports everything once; a child is a fork of it and starts at once.
+
+    Python 3.11 does not hand it `sys.path`, and says nothing where a module is not found.
+    """
+    modules = [f"{__package__}.checks", f"{__package__}.warm"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
+    found = os.pathsep.join(path for path in sys.path if path)
+    with mock.patch.dict(os.environ, {"PYTHONPATH": found}):
+        forkserver.ensure_running()
 
 
 def _run_job(job: Job, report: Callable[[Row], None], target: Callable[..., None]) -> None:
