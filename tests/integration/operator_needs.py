@@ -40,6 +40,9 @@ NEEDED_BY = {
     "lstm": "LSTM (both ways)",
     "gru": "GRU (both ways)",
     "rnn_tanh": "RNN",
+    "embedding_bag": "embedding_bag (mean, padding)",
+    "tensor_split": "tensor_split (of a length)",
+    "roll": "roll (beyond the size)",
 }
 
 

@@ -146,9 +146,9 @@ def test_dropout_between_layers_drops_what_the_second_takes() -> None:
 class Packed(nn.Module):
     """Rows of different lengths, one behind the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
         super().__init__()
-        self.layer = nn.LSTM(6, 5)
+        self.layer = kind(6, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 2]))
@@ -161,8 +161,9 @@ class Packed(nn.Module):
         (lambda: nn.LSTM(6, 5, proj_size=3), "nn.Linear behind the layer"),
         (lambda: nn.RNN(6, 5, nonlinearity="relu"), "use nonlinearity='tanh'"),
         (Packed, "leave the padding out of the loss"),
+        (lambda: Packed(nn.GRU), r"leave the padding .*\n.*layer \(GRU\), .*in forward"),
     ],
-    ids=["projections", "relu", "packed"],
+    ids=["projections", "relu", "packed", "packed for GRU"],
 )
 def test_recurrence_without_a_gradient_is_refused_with_a_way_out(model: Any, way_out: str) -> None:
     refused = model()

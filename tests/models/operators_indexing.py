@@ -39,6 +39,15 @@ def doubled(y: torch.Tensor) -> torch.Tensor:
     return y * 2
 
 
+def of_bags(**options: Any) -> Operator:
+    """Bags of one long row, of which the third is empty."""
+
+    def bags(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.embedding_bag(x, w, torch.tensor([0, 2, 3, 3, x.shape[0]][:4]), **options)
+
+    return of_weight(bags, (5, 4), torch.tensor([1, 4, 2, 1]), torch.tensor([4, 0, 1, 4, 1, 3]))
+
+
 EVERY = slice(None)
 
 OPERATORS: dict[str, Operator] = {
@@ -143,11 +152,14 @@ OPERATORS: dict[str, Operator] = {
         )
         for mode in ("sum", "mean", "max")
     },
-    "embedding_bag (offsets)": of_weight(
-        lambda w, x: F.embedding_bag(x, w, torch.tensor([0, 2])),
-        (5, 4),
-        *(i.flatten() for i in IDS),
+    "embedding_bag (offsets, one bag empty)": of_bags(),
+    "embedding_bag (with the last offset)": of_bags(include_last_offset=True, mode="sum"),
+    "embedding_bag (mean, padding)": of_bags(padding_idx=1),
+    "embedding_bag (sum, padding)": of_bags(padding_idx=-1, mode="sum"),
+    "embedding_bag (weights)": of_weight(
+        lambda w, x: F.embedding_bag(x, w, mode="sum", per_sample_weights=w[x, 0] * 2), (5, 4), *IDS
     ),
+    "embedding_bag (scale_grad_by_freq)": of_bags(scale_grad_by_freq=True),
     "one_hot @ weight": of_weight(lambda w, x: F.one_hot(x, 5).float() @ w, (5, 4), *IDS),
     "weight[ids]": of_weight(lambda w, x: w[x], (5, 4), *IDS),
 }
@@ -200,13 +212,6 @@ REFUSED: dict[str, str] = {
         ("embedding (scale_grad_by_freq)",),
         "the exporter cannot export the operator embedding: scale",
     ),
-    **dict.fromkeys(
-        (
-            "embedding_bag (sum)",
-            "embedding_bag (mean)",
-            "embedding_bag (max)",
-            "embedding_bag (offsets)",
-        ),
-        "onnxruntime",
-    ),
+    "embedding_bag (max)": "mode='max'; use nn.Embedding and",
+    "embedding_bag (scale_grad_by_freq)": "the operator embedding_bag: scale_grad_by_freq=True",
 }

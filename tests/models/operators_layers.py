@@ -53,9 +53,10 @@ def stepwise(kind: type[nn.RNNCellBase], **options: Any) -> Operator:
     return of_product(last)
 
 
-def packed(y: torch.Tensor) -> torch.Tensor:
+def packed(y: torch.Tensor, layer: nn.RNNBase | None = None) -> torch.Tensor:
     lengths = torch.full((y.shape[0],), 2)
     rows = nn.utils.rnn.pack_padded_sequence(y, lengths, batch_first=True)
+    rows = layer(rows)[0] if layer else rows
     return nn.utils.rnn.pad_packed_sequence(rows, batch_first=True)[0]
 
 
@@ -182,6 +183,7 @@ OPERATORS: dict[str, Operator] = {
     "RNN cell": stepwise(nn.RNNCell),
     "RNN cell (relu)": stepwise(nn.RNNCell, nonlinearity="relu"),
     "packed sequence": of_product(packed),
+    "packed sequence, GRU": of_product(lambda y: packed(y, nn.GRU(8, 4, batch_first=True))),
     "LSTM, trained": of_product(
         lambda y: torch.lstm(
             y, (y.new_zeros(1, y.shape[0], 2), y.new_zeros(1, y.shape[0], 2)),
@@ -258,5 +260,5 @@ REFUSED: dict[str, str] = {
         "no ONNX form for the operator",
     ),
     "RNN (relu)": "no gradient of recurrence with ReLU",
-    "packed sequence": "no gradient of packed sequences",
+    **dict.fromkeys(("packed sequence", "packed sequence, GRU"), "no gradient of packed sequences"),
 }

@@ -26,6 +26,9 @@ OPERATORS: dict[str, Operator] = {
         "unbind": lambda y: y.unbind(-1)[3],
         "unbind (of a length)": lambda y: y.unbind(1)[0],
         "tensor_split": lambda y: torch.tensor_split(y, 3, -1)[1],
+        "tensor_split (of a length)": lambda y: torch.cat(torch.tensor_split(y, 2, 1)[::-1], 1),
+        "tensor_split (places)": lambda y: torch.tensor_split(y, (1, -2), -1)[1],
+        "tensor_split (places in a length)": lambda y: torch.tensor_split(y, (1, 2), 1)[2],
         "hsplit": lambda y: torch.hsplit(y[0].T, 2)[0] if y.shape[1] % 2 == 0 else y,
         "flip": lambda y: y.flip(1),
         "flip (axes)": lambda y: y.flip(0, 2),
@@ -34,10 +37,17 @@ OPERATORS: dict[str, Operator] = {
         "roll (back)": lambda y: y.roll(-2, 1),
         "roll (axes)": lambda y: y.roll((1, 2), (1, 2)),
         "roll (all)": lambda y: y.roll(3),
+        "roll (beyond the size)": lambda y: y.roll((4, -11), (1, 2)),
         "rot90": lambda y: y.rot90(1, (1, 2)),
         "repeat": lambda y: y.repeat(1, 2, 1),
         "repeat_interleave": lambda y: y.repeat_interleave(2, 1),
         "repeat_interleave (numbers)": lambda y: y.repeat_interleave(torch.tensor([1, 2] * 4), -1),
+        "repeat_interleave (computed numbers)": lambda y: y.repeat_interleave(
+            (y.detach()[0, 0] > 0).long() + 1, -1
+        ),
+        "repeat_interleave (of all, some never)": lambda y: y.repeat_interleave(
+            (y.detach().flatten() > 0).long()
+        ),
         "tile": lambda y: y.tile(2),
         "expand": lambda y: y[:, None].expand(-1, 4, -1, -1),
         "expand_as": lambda y: y[:, :1].expand_as(y),
@@ -139,11 +149,6 @@ REFUSED: dict[str, str] = {
             "functional.fold",
         ),
         "no ONNX form for the operator",
-    ),
-    **dict.fromkeys(("tensor_split",), "int() argument must be a string, a bytes-like object or"),
-    **dict.fromkeys(("roll (all)",), "AssertionError: len(shifts)=1 != len(dims)=0"),
-    **dict.fromkeys(
-        ("repeat_interleave (numbers)",), "ValueError: only one element tensors can be converted to"
     ),
     **dict.fromkeys(
         ("tile",),

@@ -15,6 +15,7 @@ SMALL = (
     "integer floor_divide of negatives",
     "sqrt at 0",
     "part of a product",
+    "roll (beyond the size)",
 )
 """Of those that differed in silence before they were mended."""
 

@@ -65,6 +65,15 @@ def model_frame() -> FrameType | None:
     return next((f for f, _ in callers if not _ENGINE.search(f.f_code.co_filename)), None)
 
 
+def runs_in(file: str) -> bool:
+    """Whether the model's running line called the engine's file whose path ends so."""
+    for frame, _ in _callers(sys._getframe(1)):
+        name = frame.f_code.co_filename.replace("\\", "/")
+        if name.endswith(file) or not _ENGINE.search(name):
+            return name.endswith(file)
+    return False
+
+
 def of_node(node: Any) -> Place:
     """The place that made a node of the traced graph, as the tracer wrote it down."""
     # `package.Class::name/package.Class::name/...`, outermost first, without the first two: ours.

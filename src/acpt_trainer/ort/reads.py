@@ -28,6 +28,7 @@ from acpt_trainer.errors import GraphBuildError
 from acpt_trainer.ort import place
 from acpt_trainer.ort.mends import set_attribute
 from acpt_trainer.ort.origin import Origin, only_raises, origin, settled
+from acpt_trainer.ort.symbolics.recurrence import PACKED
 
 READERS = (
     "__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__",
@@ -99,6 +100,8 @@ class Reads:
         if frame is not None and only_raises(frame):
             self.checks.append(str(where))
             return None
+        if place.runs_in("nn/modules/rnn.py"):  # it asks how many rows the first step has
+            raise Refused(f"a recurrent layer takes a packed sequence: {PACKED}", where)
         raise Refused(_refusal(how, came_from), where)
 
     def _guard(self, tensor: torch.Tensor, number: int, how: str) -> None:

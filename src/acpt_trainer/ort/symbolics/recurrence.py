@@ -28,7 +28,7 @@ PROJECTED = (
 )
 PACKED = (
     "ONNX Runtime has no gradient of packed sequences; pass the padded tensor to the layer and "
-    "leave the padding out of the loss"
+    "leave the padding out of the loss (of two directions, one then begins in the padding)"
 )
 
 

@@ -1,4 +1,4 @@
-"""Choosing among values: embedding, where, assignment through a mask; detach, which stops there."""
+"""Choosing among values: where, gather, assignment through a mask; detach, which stops there."""
 
 from __future__ import annotations
 
@@ -100,35 +100,6 @@ def index_put(g: Any, self: Any, indices: Any, new: Any, accumulate: Any = False
     if values.scalar_type(new).name != values.scalar_type(self).name:
         new = g.op("Cast", new, to_i=values.scalar_type(self).onnx_type())
     return where(g, mask, new, self)
-
-
-def embedding(
-    g: Any, weight: Any, indices: Any, padding_idx: Any, scale_grad_by_freq: Any, sparse: Any
-) -> Any:
-    """Embedding as `Gather`, whose gradient ONNX Runtime has, instead of an ATen node.
-
-    PyTorch gives the padding row no gradient: where the index is the padding index, the value is
-    detached.
-    """
-    import torch
-
-    helper = values.helper()
-    if helper._maybe_get_const(scale_grad_by_freq, "b"):
-        return helper._unimplemented("embedding", "scale_grad_by_freq=True")
-    if helper._maybe_get_const(sparse, "b"):
-        return helper._unimplemented("embedding", "sparse=True")
-    rows = g.op("Gather", weight, values.from_zero(g, indices))
-    padding = helper._maybe_get_const(padding_idx, "i")
-    if not isinstance(padding, int) or padding < 0:
-        return rows
-    is_padding = g.op(
-        "Unsqueeze",
-        g.op("Equal", indices, values.constant(g, padding, torch.int64)),
-        values.constant(g, [-1], torch.int64),
-    )
-    out = g.op("Where", is_padding, detach(g, rows), rows)
-    out.setType(rows.type())
-    return out
 
 
 def gather(g: Any, self: Any, dim: Any, index: Any, sparse_grad: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Along one axis: flip, chunk, diff, cumsum, unfold."""
+"""Along one axis: flip, roll, chunk, split, diff, cumsum, unfold, repetition."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def unfold(g: Any, self: Any, dimension: Any, size: Any, step: Any) -> Any:
 
 
 def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: Any = None) -> Any:
-    """`repeat_interleave` by one number as an `Expand` of a new axis.
+    """`repeat_interleave` by one number as an `Expand` of a new axis, by many as a `Gather`.
 
     The exporter's own splits the axis into its elements, whose number must be known. The number
     may be a size, which a graph knows as it runs: mixtures of experts repeat each token so.
@@ -97,13 +97,16 @@ def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: An
     import torch
 
     helper = values.helper()
-    count = helper._maybe_get_const(repeats, "i")
-    if not isinstance(count, int) and helper._get_tensor_rank(count) != 0:
-        return helper._unimplemented("repeat_interleave", "a number of repeats for each element")
+    many = helper._is_value(repeats) and helper._get_tensor_rank(repeats) == 1
+    count = repeats if many else helper._maybe_get_const(repeats, "i")
+    if not many and not isinstance(count, int) and helper._get_tensor_rank(count) != 0:
+        return helper._unimplemented("repeat_interleave", "repeats of a rank that is not known")
     if not values.given(dim):
         self = g.op("Reshape", self, values.constant(g, [-1], torch.int64))
     rank = helper._get_tensor_rank(self) if values.given(dim) else 1
     axis = helper._maybe_get_const(dim, "i") % rank if values.given(dim) else 0
+    if many:
+        return _repeated_each(g, self, count, axis)
     ones = [[1] * (axis + 1), [1] * (rank - axis - 1)]
     if isinstance(count, int):
         wide = values.constant(g, [*ones[0], count, *ones[1]], torch.int64)
@@ -119,6 +122,22 @@ def repeat_interleave(g: Any, self: Any, repeats: Any, dim: Any = None, size: An
     return g.op("Reshape", repeated, merged)
 
 
+def _repeated_each(g: Any, self: Any, repeats: Any, axis: int) -> Any:
+    """Each element along an axis as many times as its own number says."""
+    import torch
+
+    helper = values.helper()
+    zero, one = (values.constant(g, v, torch.int64) for v in (0, 1))
+    size = helper._slice_helper(g, g.op("Shape", self), axes=[0], starts=[axis], ends=[axis + 1])
+    each = g.op("Expand", g.op("Cast", repeats, to_i=values.INT64), size)
+    ends = g.op("CumSum", each, zero)
+    total = helper._reducesum_helper(g, each, axes_i=[0], keepdims_i=0)
+    at = helper._unsqueeze_helper(g, g.op("Range", zero, total, one), [1])
+    passed = g.op("Cast", g.op("LessOrEqual", ends, at), to_i=values.INT64)
+    element = helper._reducesum_helper(g, passed, axes_i=[1], keepdims_i=0)
+    return g.op("Gather", self, element, axis_i=axis)
+
+
 def unflatten(g: Any, self: Any, dim: Any, sizes: Any) -> Any:
     """`unflatten` of an axis that is known; the exporter's computes it and loses the rank."""
     helper = values.helper()
@@ -127,6 +146,76 @@ def unflatten(g: Any, self: Any, dim: Any, sizes: Any) -> Any:
     before = helper._slice_helper(g, shape, axes=[0], starts=[0], ends=[axis])
     after = helper._slice_helper(g, shape, axes=[0], starts=[axis + 1], ends=[2**31])
     return g.op("Reshape", self, g.op("Concat", before, sizes, after, axis_i=0))
+
+
+def tensor_split(g: Any, self: Any, where: Any, dim: Any) -> Any:
+    """`tensor_split` as slices; the shapes of the exporter's cannot be inferred.
+
+    Into parts whose number is known, or at places that are numbers. Of n parts the first
+    `size % n` are longer by one.
+    """
+    import torch
+
+    helper = values.helper()
+    dim = helper._maybe_get_const(dim, "i")
+
+    def number(value: int) -> Any:
+        return values.constant(g, [value], torch.int64)
+
+    places = _places_of(where)
+    if places is None:
+        return helper._unimplemented(
+            "tensor_split", "places or a number of parts that are computed"
+        )
+    if isinstance(places, list):
+        starts = [number(0), *map(number, places)]
+        ends = [*map(number, places), number(2**63 - 1)]
+    else:
+        parts = places
+        size = g.op("Gather", g.op("Shape", self), number(dim))
+        each = g.op("Div", size, number(parts))
+        longer = g.op("Mod", size, number(parts))
+        edges = [
+            g.op("Add", g.op("Mul", each, number(n)), g.op("Min", longer, number(n)))
+            for n in range(parts + 1)
+        ]
+        starts, ends = edges[:-1], edges[1:]
+    pairs = zip(starts, ends, strict=True)
+    slices = [g.op("Slice", self, start, end, number(dim)) for start, end in pairs]
+    return g.op("prim::ListConstruct", *slices)  # what is taken from the list unpacks it again
+
+
+def _places_of(value: Any) -> int | list[int] | None:
+    """A constant number, or constant numbers; None if they are computed."""
+    helper = values.helper()
+    if helper._is_packed_list(value):
+        items = [_places_of(v) for v in helper._unpack_list(value)]
+        return None if None in items else items  # type: ignore[return-value]
+    found = helper._maybe_get_const(value, "t")
+    return None if helper._is_value(found) else found.tolist()  # type: ignore[no-any-return]
+
+
+def roll(g: Any, self: Any, shifts: Any, dims: Any) -> Any:
+    """`roll` by any number, along axes or the whole.
+
+    The exporter's knows no shift beyond the size, of which it makes none at all, and no whole.
+    """
+    import torch
+
+    helper = values.helper()
+    shifts, dims = (helper._maybe_get_const(v, "is") for v in (shifts, dims))
+    out = self if dims else g.op("Reshape", self, values.constant(g, [-1], torch.int64))
+    for shift, dim in zip(shifts, dims or [0], strict=True):
+        first, one, end, axis = (
+            values.constant(g, [v], torch.int64) for v in (0, 1, 2**63 - 1, dim)
+        )
+        size = g.op("Max", g.op("Gather", g.op("Shape", out), axis), one)
+        start = g.op("Mod", values.constant(g, [-shift], torch.int64), size)
+        parts = [g.op("Slice", out, start, end, axis), g.op("Slice", out, first, start, axis)]
+        out = g.op("Concat", *parts, axis_i=dim)
+    out = out if dims else g.op("Reshape", out, g.op("Shape", self))
+    out.setType(self.type())
+    return out
 
 
 def flip(g: Any, self: Any, dims: Any) -> Any:
