@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +148,23 @@ def test_verdict_is_kept_and_nothing_is_tried_again(
     file.write_text(file.read_text()[:40])  # torn
     trainer(kept, tmp_path).train()
     assert json.loads(file.read_text())["rows"][1]["strategy"] == "quick"
+
+
+def test_trial_that_is_told_to_end_leaves_no_folder(
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen = []
+
+    def told(trial: Any, host: Any) -> None:
+        seen.append(list(tmp_path.glob("acpt-auto-*")))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(choosing._Trial, "_reference", told)
+    with pytest.raises(SystemExit):
+        trainer(auto("quick"), tmp_path).train()
+    assert len(seen[0]) == 1
+    assert not list(tmp_path.glob("acpt-auto-*"))
 
 
 def test_spent_budget_leaves_no_acc(tmp_path: Path, in_this_process: None) -> None:

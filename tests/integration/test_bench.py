@@ -102,6 +102,28 @@ def test_bench_goes_on_where_it_was_killed(command: list[str], tmp_path: Path) -
     assert "everything is measured already" in again.stderr
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_bench_that_is_told_to_end_leaves_no_worker(
+    command: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    command += ["--strategies", "no_acc,ddp", "--nproc", "2", "--steps", "400", "--rounds", "4"]
+    first = tmp_path / "out" / "turns" / "1-no_acc" / "turn-0.json"
+    with subprocess.Popen(
+        [sys.executable, *command, "--no_pictures"], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as told:  # fmt: skip
+        until = time.monotonic() + 300
+        while not first.exists() and told.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        told.send_signal(number)
+        said = told.communicate(timeout=120)[1]
+    assert told.returncode == 128 + number
+    assert said.rstrip().endswith("the same command goes on from here")
+    assert first.exists()
+    assert not workers(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_bench_measures_several_processes(command: list[str], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from acpt_trainer.auto.copies import Kit
 from acpt_trainer.auto.data import same, shapes
 from acpt_trainer.auto.hosts import Apart
 from acpt_trainer.auto.randomness import kept_random_states
+from acpt_trainer.auto.store import Store
 from acpt_trainer.auto.verdict import Choice, Row, fastest, reason
 from acpt_trainer.report import StrategyReport
 from acpt_trainer.strategies.auto import AutoStrategy
@@ -28,6 +31,57 @@ from acpt_trainer.strategies.base import TrainingContext
 
 def row(name: str, first: float, step: float, status: str = "holds", **more: Any) -> Row:
     return Row(name, "fp32", status, first_seconds=first, step_seconds=step, **more)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Makes the key of a verdict; what is given is other than in the plain one."""
+    (tmp_path / "made_up_code.py").write_text("class Made: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "made_up_code", raising=False)  # another test's
+    made = importlib.import_module("made_up_code").Made()
+
+    def key(
+        attention: str = "eager", dropped: float = 0.1, names: Any = ("ort",), rows: int = 2,
+        processes: int = 1, **options: Any,
+    ) -> str:  # fmt: skip
+        made.model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(dropped))
+        made.model.config = SimpleNamespace(_attn_implementation=attention)
+        made.compute_loss_func = made.optimizer_cls_and_kwargs = made.optimizer = None
+        made.args = SimpleNamespace(world_size=processes, device=torch.device("cpu"))
+        auto = AutoStrategy(names, cache=tmp_path / "kept", **options)
+        tried, _ = candidates(auto, ("fp32",), "cpu")
+        return Store(auto, made, [{"x": torch.ones(rows, 2)}], tried).path.name
+
+    return key
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"attention": "sdpa"}, {"dropped": 0.2}, {"names": ["ort", "compile"]}, {"rows": 3},
+        {"processes": 2}, {"budget": 5.0}, {"steps": 4},
+    ],
+    ids=lambda other: next(iter(other)),
+)  # fmt: skip
+def test_verdict_is_of_one_question(asked: Callable[..., str], other: dict[str, Any]) -> None:
+    assert asked() == asked()
+    assert asked(**other) != asked()
+
+
+def test_edited_code_is_another_question(
+    asked: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [asked()]
+    (tmp_path / "made_up_code.py").write_text("class Made: 'faster'\n")
+    keys.append(asked())
+    monkeypatch.setenv("ORTMODULE_MADE_UP", "1")
+    keys.append(asked())
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    assert asked() == keys[-1]
+    monkeypatch.setattr("acpt_trainer.__file__", str(tmp_path / "__init__.py"))  # edited as well
+    keys.append(asked())
+    assert len(set(keys)) == len(keys)
 
 
 # --- options -------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -208,6 +210,54 @@ def test_worker_that_gives_no_answer_is_out(
     assert (caught.value.status, said in caught.value.reason) == (status, True)
     worker.close()
     assert worker.process.poll() is not None
+
+
+TOLD = """
+import os, pathlib, signal, subprocess, sys, time
+mine = pathlib.Path(sys.argv[1])
+def told(*_):
+    (mine / "told").touch()
+    while not all((f / "told").exists() for f in mine.parent.iterdir()):
+        time.sleep(0.01)
+    sys.exit(7)
+signal.signal(signal.SIGTERM, told)
+rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                        start_new_session=True)
+(mine / "rank.part").write_text(str(rank.pid))
+os.replace(mine / "rank.part", mine / "rank")
+time.sleep(600)
+"""
+
+
+def lives(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_busy_workers_are_ended_together_with_what_they_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ends only once the other was told, too; a rank of torchrun has its own session."""
+    monkeypatch.setattr(crew, "_command", lambda nproc: [sys.executable, "-c", TOLD])
+    workers, ranks = [], []
+
+    def interrupted() -> None:
+        with crew.ended_together() as started:
+            for name in "ab":
+                started.append(crew.Worker(tmp_path / name, {}, nproc=1, timeout=30))
+            workers.extend(started)
+            ranks.extend(wait_for(w.folder / "rank", lambda: True, 60) for w in workers)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [worker.process.returncode for worker in workers] == [7, 7]
+    until = time.monotonic() + 30
+    while any(map(lives, ranks)):  # they are killed, which may take a moment
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_worker_that_starts_again_has_the_losses_of_one_run(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from acpt_trainer.auto.store import Store
 from acpt_trainer.auto.verdict import HOLDS, SLOWER, Choice, Row, fastest, reason
 from acpt_trainer.errors import ConfigurationError, Problem, raise_if_any
 from acpt_trainer.report import read_report
+from acpt_trainer.signals import orderly_sigterm
 from acpt_trainer.strategies.auto import AutoStrategy
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ class _Trial:
     # --- trying ----------------------------------------------------------------------------------
 
     def _rows(self) -> tuple[list[Row], str]:
-        with tempfile.TemporaryDirectory(prefix="acpt-auto-") as folder:
+        folders = tempfile.TemporaryDirectory(prefix="acpt-auto-")
+        with orderly_sigterm(), folders as folder:
             bare = stripped(self.trainer, Path(folder))
             kit = Kit(bare, self.data.batches, self.tried, self.auto.steps, folder)
             host, why_here = self._host(kit, Path(folder))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import acpt_trainer
 from acpt_trainer.auto.candidates import Candidate
 from acpt_trainer.auto.data import shapes
 from acpt_trainer.auto.verdict import Row
@@ -27,6 +30,9 @@ _ARGUMENTS = (
     "full_determinism",
 )  # fmt: skip
 """Training arguments that change how a step is computed."""
+
+_VARIABLES = ("ORTMODULE_", "TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "DS_", "MKL_", "KMP_")
+"""Beginnings of the names of variables that change how fast one is."""
 
 
 class Store:
@@ -78,12 +84,21 @@ def question(
     config: Any = getattr(model, "config", None)
     here = machine()
     here.pop("memory_gb")
+    classes = [c.spec.load() for c in candidates]
+    code = [
+        *type(trainer).__mro__,
+        trainer.compute_loss_func,
+        *classes,
+        *map(type, model.modules()),
+    ]
     return {
         "trainer": _name(type(trainer)),
         "loss": _name(trainer.compute_loss_func) if trainer.compute_loss_func else None,
         "optimizer": repr(trainer.optimizer_cls_and_kwargs or type(trainer.optimizer)),
         "model": [_name(type(module)) for module in model.modules()],
+        "settings": repr(model),
         "config": config.to_dict() if hasattr(config, "to_dict") else None,
+        "attention": getattr(config, "_attn_implementation", None),  # which `to_dict` leaves out
         "parameters": [
             (name, list(p.shape), str(p.dtype), p.requires_grad)
             for name, p in model.named_parameters()
@@ -91,6 +106,12 @@ def question(
         "batches": shapes(batches),
         "arguments": {name: getattr(args, name, None) for name in _ARGUMENTS},
         "candidates": [(c.label, _name(c.spec.load()), repr(c.spec.preset)) for c in candidates],
+        "code": _digest([*Path(acpt_trainer.__file__).parent.rglob("*.py"), *_files(code)]),
+        "variables": {  # PyTorch itself names a folder at the first compilation
+            k: v
+            for k, v in sorted(os.environ.items())
+            if k.startswith(_VARIABLES) and not k.endswith("_DIR")
+        },
         "budget": auto.budget,
         "steps": auto.steps,
         "processes": args.world_size,
@@ -101,3 +122,18 @@ def question(
 
 def _name(thing: Any) -> str:
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing))}"
+
+
+def _files(things: Iterable[Any]) -> set[Path]:
+    """Where classes and functions are defined, as far as that is in files."""
+    modules = (sys.modules.get(getattr(thing, "__module__", None) or "") for thing in things)
+    named = (getattr(module, "__file__", None) for module in modules)
+    return {Path(name) for name in named if name and os.path.isfile(name)}
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Of what is in files: an edit is no new version."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

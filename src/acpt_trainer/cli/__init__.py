@@ -13,6 +13,7 @@ from acpt_trainer.cli.graph import write_graph
 from acpt_trainer.cli.verify import verify_strategy
 from acpt_trainer.errors import reported_errors
 from acpt_trainer.registry import available_strategies, get_strategy
+from acpt_trainer.signals import orderly_sigterm
 
 app = typer.Typer(
     help="Accelerate Hugging Face training by name.",
@@ -59,5 +60,5 @@ app.command("bench")(bench_strategies)
 
 def main() -> None:
     """Runs the command line; a user's mistake is one message and exit status 2."""
-    with reported_errors():
+    with orderly_sigterm(), reported_errors():
         app()

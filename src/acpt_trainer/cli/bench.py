@@ -95,9 +95,9 @@ def bench_strategies(
     store = Store(output_dir, request, overwrite)
     try:
         run(request, store, timeout, lambda line: typer.echo(line, err=True))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
         typer.echo("interrupted: the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(int(getattr(ended, "code", None) or 130)) from None
     found = figures(store)
     files = write_results(found, output_dir)
     files += write_pictures(found, output_dir) if pictures else []

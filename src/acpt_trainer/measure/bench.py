@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from acpt_trainer.errors import ConfigurationError, Problem
-from acpt_trainer.measure.crew import Worker, WorkerError
+from acpt_trainer.measure.crew import Worker, WorkerError, ended_together
 from acpt_trainer.measure.entry import BenchRequest, Entry
 from acpt_trainer.measure.store import Store
 
@@ -39,14 +37,16 @@ def run(request: BenchRequest, store: Store, timeout: float, say: Say) -> None:
         say("everything is measured already")
         return
     load = os.getloadavg()[0]  # before this adds to it
-    with contextlib.ExitStack() as stack:
+    with ended_together() as started:
         job = {**request.job(request.entries[0]), "kind": "probes"}
-        probe = _start(store.turns / "0-probe", job, 1, timeout, stack)
+        probe = Worker(store.turns / "0-probe", job, 1, timeout)
+        started.append(probe)
         # All import at once; what is measured, even a first step, is made alone.
-        workers = {
-            e.label: _start(store.place(e), request.job(e), request.nproc, timeout, stack)
-            for e in waiting
-        }
+        workers = {}
+        for entry in waiting:
+            worker = Worker(store.place(entry), request.job(entry), request.nproc, timeout)
+            started.append(worker)
+            workers[entry.label] = worker
         for entry in waiting:
             if _asked(store, entry, workers[entry.label], say, "ready") is None:
                 del workers[entry.label]
@@ -60,14 +60,6 @@ def run(request: BenchRequest, store: Store, timeout: float, say: Say) -> None:
                 _rates(store, probe, number, say)
             for entry in turn:
                 _turn(store, entry, workers[entry.label], number, say)
-
-
-def _start(
-    folder: Path, job: dict[str, Any], nproc: int, timeout: float, stack: contextlib.ExitStack
-) -> Worker:
-    worker = Worker(folder, job, nproc, timeout)
-    stack.callback(worker.close)
-    return worker
 
 
 def _facts(store: Store, probe: Worker, load: float, say: Say) -> None:

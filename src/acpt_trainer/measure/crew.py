@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from acpt_trainer.measure.machine import cores
 from acpt_trainer.measure.mailbox import answer, question, read_json, wait_for, write_json
@@ -18,7 +20,8 @@ _LAUNCHER = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR",
     "MASTER_PORT",
 )  # fmt: skip
-_GOODBYE_SECONDS = 10.0
+_GOODBYE_SECONDS = 5.0
+"""What processes get to end by themselves."""
 
 
 class WorkerError(Exception):
@@ -49,7 +52,7 @@ class Worker:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.folder, self.nproc, self.timeout = folder, nproc, timeout
-        self.asked = 0
+        self.asked, self.idle = 0, False
         folder.mkdir(parents=True, exist_ok=True)
         for file in [*folder.glob("ask-*.json"), *folder.glob("answer-*.json")]:
             file.unlink()
@@ -70,13 +73,13 @@ class Worker:
         Raises:
             WorkerError: If there is none, in time.
         """
-        number, self.asked = self.asked, self.asked + 1
+        number, self.asked, self.idle = self.asked, self.asked + 1, False
         write_json(question(self.folder, number), {"do": do, **details})
         files = [answer(self.folder, number, rank) for rank in range(self.nproc)]
         try:
             answers = [wait_for(file, lambda: self._goes_on(files), self.timeout) for file in files]
         except TimeoutError:
-            self._end()
+            self.close()
             raise WorkerError("timed out", f"no answer in {self.timeout:.0f} seconds") from None
         fault = _fault(files)
         if fault is not None:
@@ -85,29 +88,62 @@ class Worker:
         if None in answers:
             code = self.process.wait()
             raise WorkerError("crashed", f"exit status {code}; see {self.folder / 'log.txt'}")
+        self.idle = True
         return answers
 
     def _goes_on(self, files: Sequence[Path]) -> bool:
         """Whether an answer may come: a rank that failed leaves the others waiting for it."""
         return self.process.poll() is None and _fault(files) is None
 
+    def dismiss(self) -> list[psutil.Process]:
+        """Tells it to end: when it waits for a question by an answer, else by a signal.
+
+        Returns:
+            What it has started, such as torchrun, which gives each process a session of its own.
+        """
+        found: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.process.pid).children(recursive=True)
+        if self.idle:
+            write_json(question(self.folder, self.asked), {"do": "stop"})
+        else:  # not killed: it may hold a lock, such as that of an extension
+            self.process.terminate()
+        return found
+
     def close(self) -> None:
         """Ends the process."""
-        if self.process.poll() is None:
-            write_json(question(self.folder, self.asked), {"do": "stop"})
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_GOODBYE_SECONDS)
-        self._end()
+        end([self])
 
-    def _end(self) -> None:
-        """Ends it now: first so that it can give up its locks, such as that of an extension."""
-        if self.process.poll() is None:
-            self.process.terminate()
+
+@contextlib.contextmanager
+def ended_together() -> Iterator[list[Worker]]:
+    """Workers that are put in the list are ended with the block, however it ends."""
+    workers: list[Worker] = []
+    try:
+        yield workers
+    finally:
+        end(workers)
+
+
+def end(workers: Iterable[Worker]) -> None:
+    """Ends workers, all at once; those that do not end by themselves in time are killed."""
+    workers = [worker for worker in workers if worker.process.poll() is None]
+    started: list[psutil.Process] = []
+    until = time.monotonic() + _GOODBYE_SECONDS
+    try:
+        for worker in workers:
+            started += worker.dismiss()
+        for worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_GOODBYE_SECONDS / 2)
-        with contextlib.suppress(ProcessLookupError):  # torchrun's children too
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+                worker.process.wait(max(0.0, until - time.monotonic()))
+        psutil.wait_procs(started, max(0.0, until - time.monotonic()))
+    finally:  # a second Ctrl-C is impatient
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
 
 
 def _fault(files: Sequence[Path]) -> dict[str, Any] | None:

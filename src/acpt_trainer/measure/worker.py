@@ -185,10 +185,18 @@ def main() -> None:
             return False
         return True
 
-    serve(folder, int(os.environ.get("RANK", "0")), alive)
+    status = 0
+    try:
+        serve(folder, int(os.environ.get("RANK", "0")), alive)
+    except SystemExit as told:
+        status = told.code if isinstance(told.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
+    sys.stderr.flush()
     # Engines hold threads and groups whose ends wait for each other.
-    os._exit(0)
+    os._exit(status)
 
 
 if __name__ == "__main__":
