@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from models.expressions import Expression, numbers, same_as_pytorch
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import patches
+from acpt_trainer.ort import dropout, patches
 
 
 def trains() -> None:
@@ -79,6 +80,16 @@ def multiplies_with_torch() -> None:
     manager = graph.module._torch_module._execution_manager(True)
     operators = [node.op_type for node in manager._onnx_models.optimized_model.graph.node]
     assert "ATen" in operators, "no product is PyTorch's"
+
+
+def draws_its_own_masks() -> None:
+    from acpt_trainer.ort.forward import attach
+
+    model = Expression(lambda w, x: functional.dropout(x @ w, 0.5).sum(), 4, 4)
+    forward = attach(model)
+    model(numbers(2, 4)).backward()
+    (graph,) = forward.graphs.values()
+    assert "acpt_dropout_mask" in graph.summary.aten_ops, "ONNX Runtime draws the mask"
 
 
 def stops_where_the_export_fails() -> None:
@@ -193,7 +204,8 @@ def recomputes_with_the_masks_of_the_forward() -> None:
     for level in (0, 1):
         model = Block()
         forward = attach(model, recompute=level)
-        model(numbers(4, 16))
+        with mock.patch.object(dropout, "RATIOS", (1.0, 0.0)):  # ONNX Runtime's own
+            model(numbers(4, 16))
         torch.manual_seed(7)
         model(numbers(4, 16)).backward()
         assert all((g.recompute is not None) == bool(level) for g in forward.graphs.values())
@@ -269,6 +281,7 @@ ENGINE_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "no-nvtx": (trains, "NVTX functions not installed"),
     "shared-threads": (shares_threads, "the session has 0 threads"),
     "torch-weight-gradients": (multiplies_with_torch, "no product is PyTorch's"),
+    "vectorized-dropout": (draws_its_own_masks, "ONNX Runtime draws the mask"),
     "torchscript-exporter": (trains, "GraphBuildError"),
     "submodule-modes": (leaves_submodules_in_their_modes, "AssertionError"),
     # The step was run in PyTorch: there is no graph to look at.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from acpt_trainer.ort import cuda, patches, recompute
+from acpt_trainer.ort import cuda, dropout, patches, recompute
 from acpt_trainer.ort.cache import ExportCache
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained, first_line
@@ -62,6 +62,7 @@ class TrainingGraph:
             import onnxruntime
 
             onnxruntime.set_seed(seed)
+            dropout.seed(seed)
         return self.module(*tensors.values())
 
     def tried(self, tensors: Tensors, seed: int | None) -> tuple[Any, list[str]]:

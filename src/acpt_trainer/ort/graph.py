@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from acpt_trainer.ort import dropout
+
 # Operators that stand for several of the exported ones.
 _FUSED_DOMAIN = "com.microsoft"
 
@@ -19,7 +21,8 @@ class GraphSummary:
         fused_ops: Contributed and fused operators and how often each occurs.
         aten_ops: Operators that run in PyTorch through the ATen executor.
         python_ops: Custom autograd functions that run in Python.
-        dropout_ops: Number of dropout nodes.
+        dropout_ops: Number of nodes that draw masks of dropout, ours and ONNX Runtime's, and of the
+            latter's gradients.
         after_graph: Functions that PyTorch computes from the graph's outputs.
         export_seconds: Seconds to export the model to ONNX.
         build_seconds: Seconds to build the gradient graph and the session.
@@ -64,7 +67,9 @@ def summarize(model: Any, export_seconds: float = 0.0, build_seconds: float = 0.
     for node in model.graph.node:
         if node.op_type == "ATen":
             named = (a.s.decode() for a in node.attribute if a.name == "operator")
-            aten[next(named, "unnamed")] += 1
+            operator = next(named, "unnamed")
+            aten[operator] += 1
+            dropout_ops += operator == dropout.OPERATOR
         elif node.op_type.startswith("PythonOp"):
             python_ops += 1
         elif node.domain == _FUSED_DOMAIN:

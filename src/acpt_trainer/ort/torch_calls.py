@@ -9,7 +9,7 @@ loaded.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,15 @@ def engage(name: str, function: Callable[..., torch.Tensor]) -> None:
     """
     _functions[name.encode()] = function
     _register()
+
+
+def node(name: str, inputs: Sequence[str], output: str) -> Any:
+    """A node of a graph that calls a function, an `onnx.NodeProto`."""
+    from onnx import helper
+
+    return helper.make_node(
+        "ATen", inputs, [output], domain=DOMAIN, operator=name, overload_name=""
+    )
 
 
 def pass_on_to(is_tensor: int, execute: int) -> None:

@@ -65,7 +65,7 @@ def rewrite(graph: Any) -> None:
             continue
         for node in gone:
             graph.node.remove(node)
-        graph.node.append(_call(inputs, name))
+        graph.node.append(torch_calls.node(OPERATOR, inputs, name))
         found = True
     if found:
         torch_calls.engage(OPERATOR, weight_gradient)
@@ -100,14 +100,6 @@ def _free(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
     out = like.new_empty(shape)
     _memory[shape].append(out.untyped_storage())
     return out
-
-
-def _call(inputs: list[str], output: str) -> Any:
-    import onnx
-
-    return onnx.helper.make_node(
-        "ATen", inputs, [output], domain=torch_calls.DOMAIN, operator=OPERATOR, overload_name=""
-    )
 
 
 def _transposes_left(node: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import cuda, mends, weight_gradients
+from acpt_trainer.ort import cuda, dropout, mends, weight_gradients
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -102,5 +102,18 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.PROCESS,
         needed=mends.no_cuda,
         apply=weight_gradients.use_torch,
+    ),
+    Patch(
+        name="vectorized-dropout",
+        target="GraphExecutionManager._initialize_graph_builder, GraphOptimizerRegistry, "
+        "the executor of ATen nodes",
+        versions="onnxruntime-training 1.19.2 on a machine without CUDA",
+        why="ONNX Runtime draws the masks of dropout element by element on one thread, the largest "
+        "part of a step beside products",
+        upstream=UNMAINTAINED,
+        until="its kernels of Dropout and DropoutGrad are vectorized",
+        scope=Scope.PROCESS,
+        needed=mends.no_cuda,
+        apply=dropout.draw_faster,
     ),
 )
