@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 from unittest import mock
 
 import pytest
@@ -81,9 +82,12 @@ def submit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Submit:
     """Calls `aml_finetune.py` in this process, with the prepared text of the workspace."""
+    from azure.core.pipeline.transport import RequestsTransport
     from homer.azure import staging
 
     monkeypatch.setattr(staging, "DATA", workspace.folder)
+    # The SDK asks again as often as ever, and waits a hundredth of the time in between.
+    monkeypatch.setattr(RequestsTransport, "sleep", lambda self, seconds: sleep(seconds / 100))
     for name, value in submit_emulator.environment().items():
         monkeypatch.setenv(name, value)
     # The SDK notes the branch and commit of the current folder.
