@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[peft.PeftConfig, str]] = {
         peft.CPTConfig(
             cpt_token_ids=[3, 4], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 2], **CAUSAL
         ),
-        "the values of tensors",
+        "puts other numbers into a tensor",
     ),
 }
 

@@ -66,6 +66,5 @@ ENTRIES = (
            16, "depths": [1, 1], "num_heads": [1, 2], "query_stride": [2, 2], "masked_unit_size":
            [4, 4], "num_query_pool": 1}, images),
     family("bit", "vision", "BitForImageClassification", {"embedding_size": 32,
-           "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 8}, images,
-           refused={"exact": "cannot train"}),
+           "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 8}, images),
 )

@@ -40,10 +40,15 @@ def doubled(y: torch.Tensor) -> torch.Tensor:
 
 
 def of_bags(**options: Any) -> Operator:
-    """Bags of one long row, of which the third is empty."""
+    """Bags of one long row, of which the third is empty.
+
+    A last offset is where the row ends: of indices behind it PyTorch's gradient is whatever lies in
+    memory.
+    """
 
     def bags(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return F.embedding_bag(x, w, torch.tensor([0, 2, 3, 3, x.shape[0]][:4]), **options)
+        last = [x.shape[0]] if options.get("include_last_offset") else []
+        return F.embedding_bag(x, w, torch.tensor([0, 2, 3, 3, *last]), **options)
 
     return of_weight(bags, (5, 4), torch.tensor([1, 4, 2, 1]), torch.tensor([4, 0, 1, 4, 1, 3]))
 
