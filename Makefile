@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CXX ?= c++
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 EXTRAS := ort,deepspeed,aml,serve,example,dev
 
 .PHONY: help check env demo test test-long coverage-table families-table lint format clean
@@ -10,7 +11,7 @@ EXTRAS := ort,deepspeed,aml,serve,example,dev
 help:
 	@echo "make demo    fine-tune a small GPT-2 with all four run configs; results in outputs/demo"
 	@echo "             HOMER_CACHE=DIR make demo trains on the real text found there"
-	@echo "make test    the whole test suite"
+	@echo "make test    the whole test suite, on WORKERS=2 processes"
 	@echo "make test-long       what takes too long for it: every model type"
 	@echo "make coverage-table  measures every model type and writes docs/reference/models.md"
 	@echo "make families-table  the same for further families: docs/reference/model-families.md"
@@ -42,8 +43,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: env
 	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" examples/homer_gpt2/demo.py --output_dir outputs/demo
 
+# Files of tests share the cores, each with one thread of its own.
 test: env
-	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m pytest
+	@PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest \
+	  --numprocesses "$(WORKERS)" --dist loadfile
 
 test-long: env
 	@PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/python" -m pytest -m long
