@@ -1,7 +1,7 @@
-"""Gradients made of vectorized operators against ONNX Runtime's own CPU kernels of them.
+"""PyTorch's kernels of gradients against ONNX Runtime's on a CPU.
 
-For each operator, both are run on the same numbers, in turn in one process, after their results
-were compared.
+For each gradient that `acpt_trainer.ort.torch_gradients` takes over, both are run on the same
+numbers, in turn in one process, after their results were compared.
 
 Usage: ort_kernels.py --output results/ort_kernels.json [--turns 15]
 """
@@ -12,103 +12,102 @@ import argparse
 import importlib.metadata
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
+import torch
 from output import keep
 
 from acpt_trainer.measure.machine import cpu
-from acpt_trainer.ort import patches
-from acpt_trainer.ort.gradients import FASTER_ON_CPU, Node
+from acpt_trainer.ort import patches, threads
+from acpt_trainer.ort.torch_gradients import KERNELS
 
-KERNELS: dict[str, tuple[str, tuple[str, ...], tuple[int, int]]] = {
-    # By key: the kernel that computes the gradient, its inputs, and a shape as in GPT-2 124M.
-    "com.microsoft::FastGelu": ("FastGeluGrad", ("GO(0)", "I(0)"), (512, 3072)),
-    "com.microsoft::Gelu": ("GeluGrad", ("GO(0)", "I(0)"), (512, 3072)),
-    "::LogSoftmax": ("LogSoftmaxGrad_13", ("GO(0)", "O(0)"), (512, 50257)),
+Inputs = tuple[torch.Tensor, ...]
+
+
+def of_values(*shape: int) -> Inputs:
+    """A gradient, and what the operator was given."""
+    return torch.randn(shape), torch.randn(shape)
+
+
+def of_softmax(function: Callable[..., torch.Tensor], *shape: int) -> Inputs:
+    """A gradient, and what the operator returned."""
+    return torch.randn(shape), function(torch.randn(shape), -1)
+
+
+def of_layer_norm(rows: int, width: int) -> Inputs:
+    """A gradient, the input, the weight, and each row's mean and rate."""
+    x, weight = torch.randn(rows, width), torch.randn(width)
+    _, mean, rate = torch.native_layer_norm(x, [width], weight, None, 1e-5)
+    return torch.randn(rows, width), x, weight, mean, rate
+
+
+def of_gather(rows: int, length: int, width: int) -> Inputs:
+    """A gradient, the shape of what was picked from, and which places: as in DeBERTa."""
+    index = torch.randint(0, width, (length, length)).expand(rows, length, length).contiguous()
+    return torch.randn(index.shape), torch.tensor([rows, length, width]), index
+
+
+# As in GPT-2 124M with 2 x 256 tokens, and in a DeBERTa of 4 heads with 8 x 128.
+CASES: dict[str, tuple[Inputs, dict[str, int]]] = {
+    "GeluGrad": (of_values(512, 3072), {}),
+    "FastGeluGrad": (of_values(512, 3072), {}),
+    "LayerNormalizationGrad": (of_layer_norm(512, 768), {"axis": -1}),
+    "SoftmaxGrad_13": (of_softmax(torch.softmax, 24, 256, 256), {"axis": -1}),
+    "LogSoftmaxGrad_13": (of_softmax(torch.log_softmax, 512, 50257), {"axis": -1}),
+    "GatherElementsGrad": (of_gather(32, 128, 256), {"axis": -1}),
 }
-ENDS = ("GO(0)", "I(0)", "O(0)")
 
 
-def session(nodes: Sequence[Any], inputs: Sequence[str], output: str) -> Any:
-    """A graph that ONNX Runtime runs as training does."""
+def kernel(name: str, inputs: Inputs, axis: dict[str, int]) -> Callable[[], list[Any]]:
+    """A graph of one node, which ONNX Runtime runs as training does."""
     import onnxruntime
     from onnx import TensorProto, helper
 
-    def value(name: str) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-    graph = helper.make_graph(nodes, "graph", [value(i) for i in inputs], [value(output)])
+    kinds = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64}
+    names = [f"input_{i}" for i in range(len(inputs))]
+    outputs = [f"output_{i}" for i in range(3 if name.startswith("LayerNorm") else 1)]
+    values = [
+        helper.make_tensor_value_info(n, kinds[t.dtype], None)
+        for n, t in zip(names, inputs, strict=True)
+    ]
+    results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+    node = helper.make_node(name, names, outputs, domain="com.microsoft", **axis)
+    graph = helper.make_graph([node], "graph", values, results)
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=domains, ir_version=8)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = psutil.cpu_count(logical=False)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    feed = {n: t.numpy() for n, t in zip(names, inputs, strict=True)}
+    return lambda: session.run(None, feed)
 
 
-def node(definition: Node) -> Any:
-    """A node of a definition as ONNX has it."""
-    from onnx import helper, numpy_helper
-
-    operator, inputs, outputs, *rest = definition
-    attributes: dict[str, Any] = {}
-    for name, stated in (rest[0] if rest else {}).items():
-        found = stated["value"]
-        if stated.get("is_tensor"):
-            kind = np.int64 if stated["dtype"] == "int" else np.float32
-            found = numpy_helper.from_array(np.array(found, kind))
-        attributes[name] = found
-    return helper.make_node(operator, inputs, outputs, **attributes)
-
-
-def output_of(key: str, feed: dict[str, np.ndarray]) -> np.ndarray:
-    """What the operator itself computes."""
-    from onnx import helper
-
-    domain, name = key.split("::")
-    # Training has an axis where there is one; the last is the default of LogSoftmax.
-    own = helper.make_node(name, ["I(0)"], ["O(0)"], domain=domain)
-    return session([own], ["I(0)"], "O(0)").run(None, {"I(0)": feed["I(0)"]})[0]
-
-
-def measured(key: str, turns: int) -> dict[str, Any]:
+def measured(name: str, turns: int) -> dict[str, Any]:
     """Seconds of both, and how far their results are apart."""
-    from onnx import helper
-
-    kernel, given, shape = KERNELS[key]
-    random = np.random.default_rng(0)
-    feed = {name: random.standard_normal(shape, np.float32) for name in ("GO(0)", "I(0)")}
-    feed["O(0)"] = output_of(key, feed)
-    axis = {"axis": 1} if "Softmax" in kernel else {}
-    own = helper.make_node(kernel, given, ["GI(0)"], domain="com.microsoft", **axis)
-    nodes = [node(definition) for definition in FASTER_ON_CPU[key]]
-    used = [end for end in ENDS if any(end in n.input for n in nodes)]
-    runs = {
-        "kernel": (session([own], given, "GI(0)"), given),
-        "composed": (session(nodes, used, "GI(0)"), used),
+    inputs, axis = CASES[name]
+    runs: dict[str, Callable[[], Any]] = {
+        "onnxruntime": kernel(name, inputs, axis),
+        "torch": lambda: KERNELS[name](*inputs, **axis),
     }
-
-    def run(way: str) -> np.ndarray:
-        graph, names = runs[way]
-        return graph.run(None, {name: feed[name] for name in names})[0]
-
-    first, second = run("kernel"), run("composed")
-    difference = np.linalg.norm(first - second) / np.linalg.norm(first)
+    theirs = [torch.from_numpy(value) for value in runs["onnxruntime"]()]
+    ours = runs["torch"]()
+    pairs = zip(theirs, (ours,) if torch.is_tensor(ours) else ours, strict=True)
+    difference = max(((a - b).norm() / a.norm()).item() for a, b in pairs)
     seconds: dict[str, list[float]] = {way: [] for way in runs}
     for turn in range(turns):
         for way in sorted(runs, reverse=turn % 2 == 1):
+            threads.end_pytorchs()
             started = time.perf_counter()
-            run(way)
+            runs[way]()
             seconds[way].append(time.perf_counter() - started)
     medians = {way: statistics.median(found) for way, found in seconds.items()}
     return {
-        "kernel": kernel,
-        "shape": list(shape),
+        "shape": list(inputs[0].shape),
         "milliseconds": {way: round(1000 * s, 2) for way, s in medians.items()},
-        "kernel_over_composed": round(medians["kernel"] / medians["composed"], 2),
+        "onnxruntime_over_torch": round(medians["onnxruntime"] / medians["torch"], 2),
         "difference": float(f"{difference:.1e}"),
     }
 
@@ -121,8 +120,8 @@ def main() -> None:
     args = parser.parse_args()
     patches.start()
     result = {
-        "gradients": {key: measured(key, args.turns) for key in KERNELS},
-        "machine": f"{psutil.cpu_count(logical=False)} threads, CPU: {cpu()['model']}",
+        "gradients": {name: measured(name, args.turns) for name in KERNELS},
+        "machine": f"{torch.get_num_threads()} threads, CPU: {cpu()['model']}",
         "versions": {
             name: importlib.metadata.version(name) for name in ("torch", "onnxruntime-training-cpu")
         },

@@ -92,6 +92,28 @@ def draws_its_own_masks() -> None:
     assert "acpt_dropout_mask" in graph.summary.aten_ops, "ONNX Runtime draws the mask"
 
 
+def operators_of_ours(function: Callable[..., torch.Tensor], *shape: int) -> dict[str, int]:
+    from acpt_trainer.ort.forward import attach
+
+    model = Expression(function, *shape)
+    forward = attach(model)
+    model(numbers(2, shape[0])).backward()
+    (graph,) = forward.graphs.values()
+    return graph.summary.aten_ops
+
+
+def writes_scores_once() -> None:
+    label = torch.tensor([1, 0])
+    found = operators_of_ours(lambda w, x: functional.cross_entropy(x @ w, label), 4, 4)
+    assert "acpt_scores_gradient" in found, "the gradient is made in several passes"
+
+
+def scatters_with_torch() -> None:
+    index = torch.tensor([[1, 0], [2, 2]])
+    found = operators_of_ours(lambda w, x: (x @ w).gather(1, index).square().sum(), 4, 4)
+    assert "acpt_GatherElementsGrad_1" in found, "ONNX Runtime scatters"
+
+
 def stops_where_the_export_fails() -> None:
     from acpt_trainer.ort.forward import attach
 
@@ -282,6 +304,8 @@ ENGINE_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "shared-threads": (shares_threads, "the session has 0 threads"),
     "torch-weight-gradients": (multiplies_with_torch, "no product is PyTorch's"),
     "vectorized-dropout": (draws_its_own_masks, "ONNX Runtime draws the mask"),
+    "loss-in-one-pass": (writes_scores_once, "the gradient is made in several passes"),
+    "torch-gradients": (scatters_with_torch, "ONNX Runtime scatters"),
     "torchscript-exporter": (trains, "GraphBuildError"),
     "submodule-modes": (leaves_submodules_in_their_modes, "AssertionError"),
     # The step was run in PyTorch: there is no graph to look at.
@@ -294,10 +318,10 @@ ENGINE_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
     "whole-recurrences": (trains_before_frozen_recurrence, "the process died"),
     "no-moved-slices": (slices_behind_a_bias, "UpdateSliceOutputShape"),
     "no-memory-probe": (builds_one_session, "2 sessions were built"),
-    "gradient-flow": (follows_autograd, "does not require grad"),
+    "gradient-flow": (follows_autograd, "Cannot compute the partial derivative"),
     "gradient-cuts": (ends_gradients_at_cuts, "no gradient for the operator Shrink"),
     "shared-stream": (trains, "not needed without a GPU"),
     "no-repeated-dropout": (recomputes_with_the_masks_of_the_forward, "are not close"),
     "no-lost-checkpoints": (refuses_checkpoints_that_would_be_lost, "was lost without a word"),
-    "no-inlined-functions": (is_exact_or_refuses_custom_functions, "Tensor-likes are not"),
+    "no-inlined-functions": (is_exact_or_refuses_custom_functions, "Cannot compute the partial"),
 }

@@ -58,7 +58,7 @@ def refuses(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 # By the patch's name: what holds with it, and what is said without it.
 MODELS_NEEDED: dict[str, tuple[Callable[[], None], str]] = {
-    "no-density": (partial(trains_in_three_shapes, "distilbert"), "float()"),
+    "no-density": (partial(trains_in_three_shapes, "distilbert"), "'NoneType' object is not"),
     "deferred-ctc": (partial(trains_in_three_shapes, "wav2vec2 (CTC)"), "ctc_loss"),
     "traced-len": (partial(trains_in_three_shapes, "clip"), "graphs for three shapes"),
     "traced-span": (partial(trains_in_three_shapes, "deberta"), "graphs for three shapes"),

@@ -18,7 +18,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from acpt_trainer.errors import GraphBuildError
-from acpt_trainer.ort import torch_calls
+from acpt_trainer.ort import loss_gradients, threads, torch_calls
 from acpt_trainer.ort.call import Call
 from acpt_trainer.ort.explain import explained
 from acpt_trainer.ort.graph import forward_nodes
@@ -123,9 +123,14 @@ def _promising(manager: Any, plain: Any) -> Any:
     def of_graph() -> Shared:
         return shared(manager._onnx_models.optimized_model)
 
+    @functools.cache
+    def without_shape() -> frozenset[int]:
+        return loss_gradients.without_shape(manager._onnx_models.optimized_model.graph)
+
     class _ORTModuleFunction(plain):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            threads.end_pytorchs()
             outputs = plain.forward(ctx, *inputs)
             ctx.save_for_backward()  # not the outputs: autograd's hooks would see them
             used, named = of_graph().inputs, zip(names(), inputs, strict=True)
@@ -140,7 +145,15 @@ def _promising(manager: Any, plain: Any) -> Any:
         def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
             try:
                 _refuse_what_is_not_kept(ctx, call)
-                found = plain.backward(ctx, *gradients)
+                # ORTModule makes zeros as large as the outputs: it knows nothing of our passes.
+                given = [
+                    torch.zeros((), dtype=ctx.run_info.output_info[i][2])
+                    if gradient is None and i in without_shape()
+                    else gradient
+                    for i, gradient in enumerate(gradients)
+                ]
+                threads.end_pytorchs()
+                found = plain.backward(ctx, *given)
                 torch_calls.raise_failure()
             except Exception as error:
                 if should_reduce_batch_size(error):

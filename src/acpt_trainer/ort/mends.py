@@ -140,26 +140,6 @@ def silence_nvtx(stack: ExitStack) -> None:
     set_attribute(stack, profile, "torch_nvtx_range_pop", lambda: None)
 
 
-def share_threads(stack: ExitStack) -> None:
-    """Gives each session torch's number of threads."""
-    import torch
-
-    manager = importlib.import_module(
-        "onnxruntime.training.ortmodule._graph_execution_manager"
-    ).GraphExecutionManager
-    session_config = manager._get_session_config
-
-    @functools.wraps(session_config)
-    def get_session_config(self: Any) -> Any:
-        options, providers, provider_options = session_config(self)
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Between two steps the optimizer needs the cores that idle ORT threads would spin on.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return options, providers, provider_options
-
-    set_attribute(stack, manager, "_get_session_config", get_session_config)
-
-
 def preserve_modes(stack: ExitStack) -> None:
     """Leaves each submodule in the mode that it is in."""
     import torch.onnx

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from acpt_trainer.ort.gradients import definitions
+from acpt_trainer.ort.gradients import LACKING
 from acpt_trainer.ort.symbolics import (
     activations,
     attention,
@@ -177,7 +177,7 @@ def registered() -> Iterator[None]:
     upstream = dict(registry._SYMBOLICS)
     registry._SYMBOLICS = _symbolics(upstream)
     known = dict(gradients._GRADIENTS)
-    for key, definition in definitions().items():
+    for key, definition in LACKING.items():
         gradients.register(*key.split("::"), (), lambda nodes=definition: nodes)
     try:
         yield  # ORTModule registers what it finds in the two registries when it is constructed.

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
+from acpt_trainer.ort import threads
+
 DOMAIN = "org.pytorch.aten"
 
 _FRESH, _TAKEN = b"dltensor", b"used_dltensor"  # names of a DLPack capsule, by the standard
@@ -41,30 +43,39 @@ _rename = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_SetName", ctypes.pythonapi)
 )
 
-_functions: dict[bytes, Callable[..., torch.Tensor]] = {}
+Function = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
+
+_functions: dict[bytes, Function] = {}
 _others: tuple[Any, Any] | None = None
 _failures: list[BaseException] = []
 
 
-def engage(name: str, function: Callable[..., torch.Tensor]) -> None:
+def engage(name: str, function: Function) -> None:
     """Lets graphs of this process have a function as an operator.
 
     Args:
         name: The attribute `operator` of its `ATen` nodes.
-        function: Takes the node's tensors and returns its output, in memory of its own. They are
-            the graph's memory: it keeps none and writes into none.
+        function: Takes the node's tensors and returns its output or outputs, in memory of their
+            own. It is given the graph's memory: it keeps none and writes into none.
     """
     _functions[name.encode()] = function
     _register()
 
 
-def node(name: str, inputs: Sequence[str], output: str) -> Any:
+def node(name: str, inputs: Sequence[str], *outputs: str) -> Any:
     """A node of a graph that calls a function, an `onnx.NodeProto`."""
     from onnx import helper
 
-    return helper.make_node(
-        "ATen", inputs, [output], domain=DOMAIN, operator=name, overload_name=""
-    )
+    return helper.make_node("ATen", inputs, outputs, domain=DOMAIN, operator=name, overload_name="")
+
+
+def floats(graph: Any) -> frozenset[str]:
+    """The values of a graph that are known to be float32, as what our functions compute is."""
+    from onnx import TensorProto
+
+    known = (*graph.value_info, *graph.input, *graph.output)
+    kind = TensorProto.FLOAT
+    return frozenset(v.name for v in known if v.type.tensor_type.elem_type == kind)
 
 
 def pass_on_to(is_tensor: int, execute: int) -> None:
@@ -109,9 +120,10 @@ def _execute(
             found = function(*[from_dlpack(_new(inputs[i], _FRESH, None)) for i in range(taken)])
     except BaseException as error:
         _failures.append(error)
-        found = torch.empty(0)
-    for index in range(given):
-        capsule = to_dlpack(found)
+        found = (torch.empty(0),) * given
+    threads.end_pytorchs()
+    for index, value in enumerate((found,) if torch.is_tensor(found) else found):
+        capsule = to_dlpack(value)
         outputs[index] = _pointer(capsule, _FRESH)
         _rename(capsule, _TAKEN)  # ONNX Runtime frees it
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from acpt_trainer.ort import torch_calls
+from acpt_trainer.ort import reused, torch_calls
 from acpt_trainer.ort.passes import run_around_gradients
 
 OPERATOR = "acpt_weight_gradient"
@@ -24,13 +24,10 @@ OPERATOR = "acpt_weight_gradient"
 SMALLEST = 2**16
 """Elements of a weight below which a call of Python costs more than it saves."""
 
-_memory: dict[torch.Size, list[torch.UntypedStorage]] = collections.defaultdict(list)
-"""By shape, gradients of steps before: new memory costs more time than the product saves."""
-
 
 def use_torch(stack: ExitStack) -> None:
     """Lets training graphs compute them with PyTorch until the stack is closed."""
-    stack.callback(_memory.clear)
+    stack.callback(reused.clear)
     run_around_gradients(stack, lambda info: None, rewrite)
 
 
@@ -56,11 +53,12 @@ def rewrite(graph: Any) -> None:
             name, gone = after.output[0], [product, after]
         inputs = [left, right]
         total = _only(readers[name], "Sum")
-        if name not in wanted and total is not None and len(total.input) == 2:
-            looked_up = made_by.get(next((i for i in total.input if i != name), ""))
-            if looked_up is not None and _of_rows(looked_up, readers):
-                inputs += looked_up.input[1:]
-                name, gone = total.output[0], [*gone, total, looked_up]
+        if name not in wanted and total is not None:
+            others = [other for other in total.input if other != name]
+            looked_up = [made_by[other] for other in others if other in made_by]
+            if len(looked_up) == len(others) and all(_of_rows(n, readers) for n in looked_up):
+                inputs += [taken for node in looked_up for taken in node.input[1:]]
+                name, gone = total.output[0], [*gone, total, *looked_up]
         if name not in wanted or math.prod(sizes.get(_weight(name), [0])) < SMALLEST:
             continue
         for node in gone:
@@ -72,33 +70,20 @@ def rewrite(graph: Any) -> None:
 
 
 def weight_gradient(
-    left: torch.Tensor,
-    right: torch.Tensor,
-    index: torch.Tensor | None = None,
-    rows: torch.Tensor | None = None,
+    left: torch.Tensor, right: torch.Tensor, *looked_up: torch.Tensor
 ) -> torch.Tensor:
-    """Computes left^T right, and adds to its rows what an embedding got.
+    """Computes left^T right, and adds to its rows what embeddings got.
 
     Args:
         left: One row a token.
         right: The same.
-        index: Of each looked up row its number, if the weight is an embedding as well.
-        rows: The gradients of those.
+        looked_up: For each embedding whose weight this is as well, the numbers of the rows that it
+            looked up and the gradients of those.
     """
-    out = _free(torch.Size((left.shape[1], right.shape[1])), left)
+    out = reused.empty(torch.Size((left.shape[1], right.shape[1])), left)
     torch.mm(left.t(), right, out=out)
-    if index is not None and rows is not None:
+    for index, rows in zip(looked_up[::2], looked_up[1::2], strict=True):
         out.index_add_(0, index.reshape(-1), rows.reshape(-1, rows.shape[-1]))
-    return out
-
-
-def _free(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
-    """Memory that was a gradient of this shape and is none any more, or else new memory."""
-    for storage in _memory[shape]:
-        if torch._C._storage_Use_Count(storage._cdata) == 1:  # type: ignore[attr-defined]
-            return like.new_empty(0).set_(storage, 0, shape)
-    out = like.new_empty(shape)
-    _memory[shape].append(out.untyped_storage())
     return out
 
 

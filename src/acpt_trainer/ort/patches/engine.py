@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from acpt_trainer.ort import cuda, dropout, mends, weight_gradients
+from acpt_trainer.ort import (
+    cuda,
+    dropout,
+    loss_gradients,
+    mends,
+    threads,
+    torch_gradients,
+    weight_gradients,
+)
 from acpt_trainer.ort.patch import UNMAINTAINED, Patch, Scope
 
 PATCHES: tuple[Patch, ...] = (
@@ -76,7 +84,7 @@ PATCHES: tuple[Patch, ...] = (
         until="ORTModule offers the session's thread options",
         scope=Scope.PROCESS,
         needed=mends.always,
-        apply=mends.share_threads,
+        apply=threads.share,
     ),
     Patch(
         name="no-density",
@@ -115,5 +123,31 @@ PATCHES: tuple[Patch, ...] = (
         scope=Scope.PROCESS,
         needed=mends.no_cuda,
         apply=dropout.draw_faster,
+    ),
+    Patch(
+        name="loss-in-one-pass",
+        target="GraphExecutionManager._initialize_graph_builder, GraphOptimizerRegistry, "
+        "the executor of ATen nodes",
+        versions="onnxruntime-training 1.19.2 on a machine without CUDA",
+        why="the gradient of a language model's scores, its largest tensor, is made in some ten "
+        "passes over memory, of which three are for zeros that nobody asked for",
+        upstream=UNMAINTAINED,
+        until="SoftmaxCrossEntropyLossGrad is vectorized and YieldOp tells what has no gradient",
+        scope=Scope.PROCESS,
+        needed=mends.no_cuda,
+        apply=loss_gradients.write_once,
+    ),
+    Patch(
+        name="torch-gradients",
+        target="GraphExecutionManager._initialize_graph_builder, GraphOptimizerRegistry, "
+        "the executor of ATen nodes",
+        versions="onnxruntime-training 1.19.2 on a machine without CUDA",
+        why="the kernels of the gradients of GELU, LayerNorm, softmax, log-softmax and of picked "
+        "elements take 2 to 18 times as long as PyTorch's",
+        upstream=UNMAINTAINED,
+        until="they are vectorized and run on all threads",
+        scope=Scope.PROCESS,
+        needed=mends.no_cuda,
+        apply=torch_gradients.use_torch,
     ),
 )

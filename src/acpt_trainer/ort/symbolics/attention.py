@@ -48,11 +48,14 @@ def scaled_dot_product_attention(
             attn_mask = g.op("Where", keep, values.constant(g, [0.0], dtype), lowest)
         scores = g.op("Add", scores, attn_mask)
     weights = g.op("Softmax", scores, axis_i=-1)
-    if keep is not None:
-        weights = g.op("Where", keep, weights, values.constant(g, [0.0], dtype))
     if dropout_p:
         ratio = values.constant(g, dropout_p, torch.float)
         weights, _ = g.op(
             "Dropout", weights, ratio, values.constant(g, True, torch.bool), outputs=2
         )
-    return g.op("MatMul", weights, value)
+    out = g.op("MatMul", weights, value)
+    if keep is None:
+        return out
+    # What is masked has a weight of zero already, but for rows that are masked whole.
+    kept = g.op("Cast", keep, to_i=values.scalar_type(query).onnx_type())
+    return g.op("Mul", out, g.op("ReduceMax", kept, axes_i=[-1]))

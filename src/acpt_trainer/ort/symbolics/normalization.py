@@ -92,7 +92,7 @@ def instance_norm(
 
 
 def log_softmax(g: Any, input: Any, dim: Any, dtype: Any = None) -> Any:
-    """`log_softmax` over the last axis always: the gradient in `ort.gradients` is of no other.
+    """`log_softmax` over the last axis always: `ort.loss_gradients` writes rows at once.
 
     Args:
         g: The exporter's graph.

@@ -57,9 +57,16 @@ def from_zero(g: Any, index: Any) -> Any:
     """An index that is out of bounds where it is negative.
 
     ONNX counts negative ones from the end; in PyTorch `x[i]` alone does, and the rest raises.
+    What is broadcast is looked at before it is: DeBERTa's positions are the same for each head.
     """
     import torch
 
+    made = index.node()
+    if made.kind() == "onnx::Expand":
+        small, shape = made.inputs()
+        checked = g.op("Expand", from_zero(g, small), shape)
+        checked.setType(index.type())
+        return checked
     dtype = scalar_type(index).dtype() if scalar_type(index).name != "UNDEFINED" else torch.int64
     beyond = constant(g, torch.iinfo(dtype).max, dtype)
     checked = g.op("Where", g.op("Less", index, constant(g, 0, dtype)), beyond, index)
