@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -42,3 +43,17 @@ def test_dashes_are_underscores() -> None:
         app, ["graph", "--batch-size", "0", "--output-dir", "x", "--model", "m"]
     )
     assert "batch_size is 0" in str(done.exception)
+
+
+def test_mistakes_are_found_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    bench = ["bench", "--model", "m", "--strategies", "no_acc", "--no_pictures", "--output_dir"]
+    verify = ["verify", "--model", "m", "--strategy", "auto", "--draws", "1"]
+    for command, mistakes in (
+        ([*bench, str(file / "folder"), "--precision", "fp8"], ("is a file", "no precision")),
+        (verify, ("auto takes one of the others", "one draw has no spread")),
+    ):
+        said = str(CliRunner().invoke(app, command).exception)
+        assert all(mistake in said for mistake in mistakes), said
+    assert CliRunner().invoke(app, [*bench, "x", "--learning_rate", "-1"]).exit_code == 2

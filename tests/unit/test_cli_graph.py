@@ -76,6 +76,12 @@ def test_config_that_is_none_is_refused(tmp_path: Path, text: str | None) -> Non
     assert f"--model {file}" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["./models/mine", "/models/mine", "a/b/c", "mine.json"])
+def test_path_that_is_not_there_is_no_name_on_the_hub(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"there is no {name}"):
+        load_model(name)
+
+
 def test_model_without_a_loss_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no model of type 'vit' that computes a loss"):
         load_model(config_file(tmp_path, "vit", architectures=["ViTModel"]))

@@ -17,6 +17,7 @@ import torch
 from acpt_trainer.strategies import deepspeed as module
 from acpt_trainer.strategies.base import TrainingContext
 from acpt_trainer.strategies.deepspeed import DeepSpeedStrategy
+from acpt_trainer.strategies.deepspeed_build import PATIENCE, abandoned_builds
 from acpt_trainer.strategies.deepspeed_config import DEFAULT_CONFIG
 
 Args = Callable[..., Any]
@@ -33,6 +34,37 @@ def cpu(args: Any = None, precision: str = "fp32") -> TrainingContext:
 def plain_args(**changed: Any) -> Any:
     """Arguments for what needs no DeepSpeed to be looked at."""
     return SimpleNamespace(**{"deepspeed": None, "fsdp": None, **changed})
+
+
+# --- what a killed process left ------------------------------------------------------------------
+
+
+def test_build_that_was_killed_is_refused_and_one_at_work_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert abandoned_builds() == []
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    begun = lock.stat().st_mtime
+    assert abandoned_builds(begun + PATIENCE) == []
+    (problem,) = abandoned_builds(begun + 3600)
+    assert "deepspeed_shm_comm was begun 60 minutes ago" in problem.what
+    assert f"rm {lock}" in problem.fix
+
+
+def test_builds_are_looked_for_where_torch_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils import cpp_extension
+
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    monkeypatch.setattr(cpp_extension, "get_default_build_root", lambda: str(tmp_path))
+    lock = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", False), "lock")
+    lock.touch()
+    (problem,) = abandoned_builds(lock.stat().st_mtime + 3600)
+    assert problem.where == str(lock)
 
 
 # --- the config ----------------------------------------------------------------------------------

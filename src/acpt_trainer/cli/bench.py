@@ -17,6 +17,7 @@ from acpt_trainer.cli.common import (
     Model,
     Processes,
     Seed,
+    folder_problems,
     import_strategies,
     launcher_problems,
 )
@@ -56,7 +57,7 @@ def bench_strategies(
         int, typer.Option("--lengths", min=1, help="Lengths of rows, from half of --block_size up.")
     ] = 1,
     attention: Attention = None,
-    learning_rate: Annotated[float, typer.Option("--learning_rate", help="AdamW's.")] = 5e-5,
+    learning_rate: Annotated[float, typer.Option("--learning_rate", min=0, help="AdamW's.")] = 5e-5,
     seed: Seed = 0,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds for a turn, or for a start.")
@@ -130,6 +131,4 @@ def _problems(
                 "give at least one step a round",
             )
         )
-    if folder.exists() and not folder.is_dir():
-        found.append(Problem(f"{folder} is a file", f"--output_dir {folder}", "name a folder"))
-    return found
+    return [*found, *folder_problems(folder)]

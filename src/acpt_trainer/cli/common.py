@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,6 +56,17 @@ def launcher_problems() -> list[Problem]:
             "start it once, without torchrun, and give --nproc",
         )
     ]
+
+
+def folder_problems(folder: Path) -> list[Problem]:
+    """Why files cannot be written into a folder, which need not be there yet."""
+    where = f"--output_dir {folder}"
+    there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
+    if not there.is_dir():
+        return [Problem(f"{there} is a file", where, "name a folder")]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [Problem(f"{there} cannot be written to", where, "name another folder")]
+    return []
 
 
 @contextlib.contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from acpt_trainer.cli.common import Json, answer_alone
+from acpt_trainer.cli.common import Json, answer_alone, folder_problems
 from acpt_trainer.errors import Problem, raise_if_any
 from acpt_trainer.registry import get_strategy
 
@@ -76,16 +75,8 @@ def _problems(folder: Path, batch_size: int, block_size: int, overwrite: bool) -
             found.append(
                 Problem(f"{name} is {value}", f"--{name}", f"give a number of at least {least}")
             )
-    where = f"--output_dir {folder}"
-    parent = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
-    if not parent.is_dir():
-        found.append(Problem(f"{parent} is a file", where, "name a folder"))
-    elif not os.access(parent, os.W_OK):
-        found.append(Problem(f"{parent} cannot be written to", where, "name another folder"))
-    elif not overwrite and any(folder.glob("training_graph.*")):
-        found.append(
-            Problem(
-                "there is a training graph already", where, "name another folder, or --overwrite"
-            )
-        )
-    return found
+    unwritable = folder_problems(folder)
+    if not unwritable and not overwrite and any(folder.glob("training_graph.*")):
+        fix = "name another folder, or --overwrite"
+        found.append(Problem("there is a training graph already", f"--output_dir {folder}", fix))
+    return [*found, *unwritable]

@@ -68,6 +68,9 @@ def verify_strategy(
                 f"give one of: {', '.join(_COMPARED)}; fp16 scales the loss, and gradients with it",
             )
         )
+    if strategy == "auto":
+        fix = "give the strategy that auto would take, or each that it may take in turn"
+        problems.append(Problem("auto takes one of the others", "--strategy auto", fix))
     if draws == 1:
         problems.append(Problem("one draw has no spread", "--draws 1", "draw 2 or more, or 0"))
     raise_if_any([*problems, *get_strategy(strategy).problems()], "Cannot compare")

@@ -33,6 +33,11 @@ def load_model(name: str, attention: str | None = None, dropout: bool = True) ->
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    if _is_path(name) and not Path(name).exists():
+        raise ConfigurationError(
+            [Problem(f"the model cannot be loaded: there is no {name}", f"--model {name}", _FIX)],
+            _HEADLINE,
+        )
     try:
         config = AutoConfig.from_pretrained(name)
         if not dropout:
@@ -58,6 +63,11 @@ def load_model(name: str, attention: str | None = None, dropout: bool = True) ->
     if not dropout:
         switch_dropout_off(model)
     return cast("nn.Module", model)
+
+
+def _is_path(name: str) -> bool:
+    """Whether it can be no name on the hub, which is `model` or `owner/model`."""
+    return name.startswith((".", "/", "~")) or name.endswith(".json") or name.count("/") > 1
 
 
 def _has_weights(folder: Path) -> bool:

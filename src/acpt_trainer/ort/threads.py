@@ -54,8 +54,10 @@ def end_pytorchs() -> None:
 def _pause() -> Callable[[int], int] | None:
     """`omp_pause_resource_all` of the OpenMP library that PyTorch uses (OpenMP 5.0, 3.2.44)."""
     maps = Path("/proc/self/maps")
-    loaded = maps.read_text(encoding="utf-8") if maps.exists() else ""
-    for path in dict.fromkeys(re.findall(r"/\S*/lib(?:g|i)?omp5?[^/\s]*\.so\S*", loaded)):
+    text = maps.read_text(encoding="utf-8") if maps.exists() else ""
+    loaded = set(re.findall(r"/\S*/lib(?:g|i)?omp5?[^/\s]*\.so\S*", text))
+    own = str(Path(torch.__file__).parent)  # other packages bring OpenMP libraries, too
+    for path in sorted(loaded, key=lambda path: (not path.startswith(own), path)):
         library = ctypes.CDLL(path)
         if hasattr(library, "omp_pause_resource_all"):
             return cast(Callable[[int], int], library.omp_pause_resource_all)

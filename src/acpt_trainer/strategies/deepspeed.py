@@ -16,6 +16,7 @@ from acpt_trainer.strategies.base import (
     StrategyStatus,
     TrainingContext,
 )
+from acpt_trainer.strategies.deepspeed_build import abandoned_builds
 from acpt_trainer.strategies.deepspeed_config import (
     STAGES,
     merged_config,
@@ -101,6 +102,8 @@ class DeepSpeedStrategy(AcceleratorStrategy):
     def problems(self, context: TrainingContext) -> list[Problem]:
         """The config's own faults and every mismatch with the training arguments."""
         found = super().problems(context)
+        if self.requires[0].installed():
+            found += abandoned_builds()
         self._precision = context.precision
         user, where = self._user_config(context.args)
         read = read_config(user)
