@@ -33,10 +33,13 @@ def _own_caches(
 def _interruptible() -> None:
     """Scripts that tests interrupt listen, also where the suite runs in the background of a shell.
 
-    A shell without job control has what it puts there ignore Ctrl-C, and so do their children.
+    A shell without job control has what it puts there ignore Ctrl-C, and nohup has it ignore that
+    the terminal is gone; so do their children.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="module")

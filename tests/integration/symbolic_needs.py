@@ -149,7 +149,6 @@ needs_each(
     amax=lambda y: y.amax(-1, keepdim=True),
     amin=lambda y: y.amin((0, 1)),
     layer_norm=lambda y: functional.layer_norm(y, (6,)),
-    log_softmax=lambda y: y.log_softmax(0),
     rms_norm=lambda y: functional.rms_norm(y, (6,), torch.ones(6) * 2),
     linalg_norm=lambda y: torch.linalg.norm(y, dim=0),
     kron=lambda y: torch.kron(y, y[:1])[:, :6],
@@ -184,13 +183,4 @@ GRADIENTS_NEEDED: dict[str, Callable[[], None]] = {
         for name in ("sign", "floor", "ceil", "round")
     },
     # Right without it, and slow.
-    "com.microsoft::FastGelu": partial(
-        fused, "FastGeluGrad", False, lambda w, x: functional.gelu(x @ w, approximate="tanh")
-    ),
-    "com.microsoft::Gelu": partial(
-        fused, "GeluGrad", False, lambda w, x: functional.gelu(30 * x @ w)
-    ),
-    "::LogSoftmax": partial(
-        fused, "LogSoftmaxGrad_13", False, lambda w, x: (x @ w).log_softmax(-1)
-    ),
 }

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from acpt_trainer.ort import loss_gradients
+from acpt_trainer.ort import loss_gradients, reused
 from acpt_trainer.ort.forward import attach
 
 WORDS = 400
@@ -124,6 +124,39 @@ def test_what_is_not_a_plain_cross_entropy_is_left_as_it_is() -> None:
     found = operators(forward)
     assert loss_gradients.OPERATOR not in found
     assert found["acpt_GatherElementsGrad_1"] == found["acpt_GatherElementsGrad_-1"] == 1
+
+
+def test_classes_of_more_axes_are_left_as_they_are() -> None:
+    class Pictures(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 3, 1, 1))
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return functional.cross_entropy(functional.conv2d(x, self.weight), labels)
+
+    torch.manual_seed(0)
+    plain = Pictures().train()
+    ours = copy.deepcopy(plain)
+    forward = attach(ours)
+    for rows, size in ((2, 4), (3, 6)):
+        x, labels = torch.randn(rows, 3, size, size), torch.randint(0, 5, (rows, size, size))
+        for model in (plain, ours):
+            model.zero_grad()
+            model(x, labels).backward()
+        torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-6)
+    assert loss_gradients.OPERATOR not in operators(forward)
+
+
+def test_memory_of_many_lengths_is_that_of_the_longest() -> None:
+    reused.clear()
+    torch.manual_seed(0)
+    model = Scores().train()
+    attach(model)
+    for length in (5, 40, 7, 60, 41):
+        model(*batch(2, length))[0].backward()
+    (storage,) = reused._memory[loss_gradients.OPERATOR, WORDS]
+    assert storage.nbytes() == 2 * 60 * WORDS * 4
 
 
 def test_outputs_are_counted_with_those_that_have_no_gradient() -> None:

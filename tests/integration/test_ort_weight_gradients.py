@@ -83,7 +83,7 @@ def test_memory_of_a_gradient_is_used_again_once_it_is_free(models: Any) -> None
     weight.grad = None
     ours(ids(2, 8)).backward()
     torch.testing.assert_close(weight.grad, numbers)
-    assert len(reused._memory[weight.shape]) == 2
+    assert len(reused._memory[tuple(weight.shape)]) == 2
 
 
 def test_failure_inside_the_graph_stops_the_step(

@@ -116,7 +116,7 @@ def test_report_shows_that_the_strategy_engaged(runs: Runs, strategy: str, proce
         assert found["grad_fn"] == "_ORTModuleFunctionBackward"
         assert found["graphs"] == 1
         assert found["nodes"] > 100
-        assert found["aten_ops"] == {}
+        assert all(name.startswith("acpt_") for name in found["aten_ops"]), "ours alone"
         assert found["forward_calls"] == 20
     if "ds" in strategy:
         found = evidence.get("ds", evidence)

@@ -72,7 +72,7 @@ def scores_gradient(
     Returns:
         As large as the logarithms, in memory that an earlier step may have used.
     """
-    out = reused.empty(logarithms.shape, logarithms)
+    out = reused.empty((OPERATOR, logarithms.shape[1]), logarithms.shape, logarithms)
     rows = max(1, _CHUNK // logarithms.shape[1])
     less = -gradient
     for start in range(0, len(out), rows):
@@ -111,6 +111,11 @@ class _Parts:
         for value in graph.output:
             self.readers[value.name].append(value)
 
+    def rank(self, name: str) -> int | None:
+        """How many axes a value has, if that is known."""
+        of_tensor = (v.type.tensor_type for v in self.graph.value_info if v.name == name)
+        return next((len(t.shape.dim) for t in of_tensor if t.HasField("shape")), None)
+
     def maker(self, name: str, operator: str) -> Any:
         """What makes a value, if it is of a kind."""
         node = self.made_by.get(name)
@@ -127,7 +132,8 @@ def _of_softmax(picked: Any, parts: _Parts) -> Any:
     found = parts.only(picked.output[0], "LogSoftmaxGrad_13")
     if found is None or _axis(picked) != 1 or _axis(found) != 1:
         return None
-    return found if found.output[0] in torch_calls.floats(parts.graph) else None
+    rows = parts.rank(found.input[1]) == 2
+    return found if rows and found.output[0] in torch_calls.floats(parts.graph) else None
 
 
 def _written_once(picked: Any, softmax: Any, parts: _Parts) -> dict[str, list[Any]]:

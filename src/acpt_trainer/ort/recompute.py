@@ -58,6 +58,11 @@ def asked_by(model: nn.Module) -> bool:
     return any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
 
 
+def recomputes() -> bool:
+    """Whether the graph that is being built computes anything again."""
+    return os.environ.get(LEVEL, "0") != "0"
+
+
 def level_for(model: nn.Module, option: int | None = None) -> int:
     """The level to build a model's graph with.
 
@@ -121,7 +126,7 @@ def replace_checkpoint_calls(stack: ExitStack) -> None:
     checkpoint = importlib.import_module("torch.utils.checkpoint")
 
     def check() -> None:
-        if os.environ.get(LEVEL, "0") == "0":
+        if not recomputes():
             raise GraphBuildError(
                 "the model calls torch.utils.checkpoint, which has no effect in a graph; ONNX "
                 "Runtime's own recompute, get_strategy('ort').build(recompute=1), takes its place"

@@ -136,7 +136,6 @@ def _symbolics(upstream: dict[str, Callable[..., Any]]) -> dict[str, Callable[..
         "aten::cosine_similarity": distances.cosine_similarity,
         **{f"aten::{name}": distances.of_even_powers(name) for name in DISTANCES},
         "aten::repeat_interleave": sequences.repeat_interleave,
-        "aten::log_softmax": normalization.log_softmax,
         "aten::layer_norm": normalization.layer_norm,
         "aten::rms_norm": normalization.rms_norm,
         "aten::linalg_norm": normalization.linalg_norm,

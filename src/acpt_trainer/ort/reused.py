@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import collections
+import math
+from collections.abc import Hashable, Sequence
 
 import torch
 
-_memory: dict[torch.Size, list[torch.UntypedStorage]] = collections.defaultdict(list)
+_memory: dict[Hashable, list[torch.UntypedStorage]] = collections.defaultdict(list)
 
 
-def empty(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
-    """Memory that was of this shape in an earlier step and is free again, or else new memory.
+def empty(key: Hashable, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Memory that was asked for by the same key and is free again, or else new memory.
+
+    What is free and too small is given back, so that a key has no more than was used at once.
 
     Args:
+        key: Who asks.
         shape: Of the tensor.
         like: Says its type and device.
     """
-    for storage in _memory[shape]:
-        if torch._C._storage_Use_Count(storage._cdata) == 1:  # type: ignore[attr-defined]
+    needed = math.prod(shape) * like.element_size()
+    held = _memory[key]
+    free = [s for s in held if torch._C._storage_Use_Count(s._cdata) == 1]  # type: ignore[attr-defined]
+    for storage in free:
+        if storage.nbytes() >= needed:
             return like.new_empty(0).set_(storage, 0, shape)
     out = like.new_empty(shape)
-    _memory[shape].append(out.untyped_storage())
+    small = {id(storage) for storage in free}
+    _memory[key] = [*(s for s in held if id(s) not in small), out.untyped_storage()]
     return out
 
 

@@ -80,7 +80,8 @@ def weight_gradient(
         looked_up: For each embedding whose weight this is as well, the numbers of the rows that it
             looked up and the gradients of those.
     """
-    out = reused.empty(torch.Size((left.shape[1], right.shape[1])), left)
+    shape = (left.shape[1], right.shape[1])
+    out = reused.empty(shape, shape, left)
     torch.mm(left.t(), right, out=out)
     for index, rows in zip(looked_up[::2], looked_up[1::2], strict=True):
         out.index_add_(0, index.reshape(-1), rows.reshape(-1, rows.shape[-1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from acpt_trainer.ort.recompute import recomputes
 from acpt_trainer.ort.symbolics import values
 
 
@@ -48,14 +49,19 @@ def scaled_dot_product_attention(
             attn_mask = g.op("Where", keep, values.constant(g, [0.0], dtype), lowest)
         scores = g.op("Add", scores, attn_mask)
     weights = g.op("Softmax", scores, axis_i=-1)
+    repeated = keep is not None and recomputes()
+    if repeated:  # of this the softmax is computed again, and not with what `_of_kept` adds
+        weights = g.op("Where", keep, weights, values.constant(g, [0.0], dtype))
     if dropout_p:
         ratio = values.constant(g, dropout_p, torch.float)
         weights, _ = g.op(
             "Dropout", weights, ratio, values.constant(g, True, torch.bool), outputs=2
         )
     out = g.op("MatMul", weights, value)
-    if keep is None:
-        return out
-    # What is masked has a weight of zero already, but for rows that are masked whole.
+    return out if keep is None or repeated else _of_kept(g, out, keep, query)
+
+
+def _of_kept(g: Any, out: Any, keep: Any, query: Any) -> Any:
+    """Zero in rows that are masked whole; elsewhere what is masked has a weight of zero already."""
     kept = g.op("Cast", keep, to_i=values.scalar_type(query).onnx_type())
     return g.op("Mul", out, g.op("ReduceMax", kept, axes_i=[-1]))

@@ -13,7 +13,6 @@ from typing import Any
 from acpt_trainer.ort.cuda import has_cuda
 from acpt_trainer.ort.symbolics import values
 from acpt_trainer.ort.symbolics.activations import softplus
-from acpt_trainer.ort.symbolics.normalization import log_softmax
 from acpt_trainer.ort.symbolics.selection import detach, gather, where
 
 _REDUCTIONS = ("none", "mean", "sum")
@@ -121,7 +120,7 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
         if smoothing:
             return _smoothed(g, scores, weight, labels, way, smoothing)
         if not has_cuda():
-            return _picked(g, log_softmax(g, scores, 1), labels, way)
+            return _picked(g, _logarithms(g, scores), labels, way)
         loss = upstream(g, scores, target, weight, reduction, ignore_index, label_smoothing)
         if way == "mean":
             out = g.op("Mul", loss, g.op("Div", labels.total, labels.total))  # 1, or not a number
@@ -132,6 +131,13 @@ def cross_entropy(upstream: Callable[..., Any]) -> Callable[..., Any]:
         return out
 
     return symbolic
+
+
+def _logarithms(g: Any, scores: Any) -> Any:
+    """Of the softmax over the classes."""
+    out = g.op("LogSoftmax", scores, axis_i=1)
+    out.setType(scores.type())
+    return out
 
 
 def _weighted(g: Any, scores: Any, weight: Any) -> Any:
@@ -147,7 +153,7 @@ def _smoothed(
     g: Any, scores: Any, weight: Any, labels: _Labels, reduction: str, smoothing: float
 ) -> Any:
     dtype, onnx_type = values.scalar_type(scores).dtype(), values.scalar_type(scores).onnx_type()
-    logarithms = log_softmax(g, scores, 1)
+    logarithms = _logarithms(g, scores)
     every = values.helper()._reducesum_helper(
         g, _weighted(g, logarithms, weight), axes_i=[1], keepdims_i=0
     )
@@ -171,7 +177,7 @@ def _of_probabilities(
         classes = g.op("Cast", _classes(g, scores), to_i=onnx_type)
         target = g.op("Mul", target, values.constant(g, 1 - smoothing, dtype))
         target = g.op("Add", target, g.op("Div", values.constant(g, smoothing, dtype), classes))
-    product = g.op("Mul", _weighted(g, log_softmax(g, scores, 1), weight), target)
+    product = g.op("Mul", _weighted(g, _logarithms(g, scores), weight), target)
     losses = g.op("Neg", values.helper()._reducesum_helper(g, product, axes_i=[1], keepdims_i=0))
     number = g.op("Cast", g.op("Size", losses), to_i=onnx_type)
     return _reduced(g, losses, reduction, number)

@@ -91,30 +91,6 @@ def instance_norm(
     return _normalized(g, input, 0, weight, bias, epsilon)  # 0: as many groups as channels
 
 
-def log_softmax(g: Any, input: Any, dim: Any, dtype: Any = None) -> Any:
-    """`log_softmax` over the last axis always: `ort.loss_gradients` writes rows at once.
-
-    Args:
-        g: The exporter's graph.
-        input: Of known rank.
-        dim: An axis, as a number or a constant of the graph.
-        dtype: To compute in, if given.
-    """
-    helper = values.helper()
-    axes = list(range(helper._get_tensor_rank(input)))
-    axis = helper._maybe_get_const(dim, "i") % len(axes)
-    axes[axis], axes[-1] = axes[-1], axes[axis]
-    out = input
-    if values.given(dtype):
-        out = values.cast(g, out, helper._get_const(dtype, "i", "dtype"))
-    moved, kind = axis != len(axes) - 1, out.type()
-    out = g.op("Transpose", out, perm_i=axes) if moved else out
-    out = g.op("LogSoftmax", out, axis_i=len(axes) - 1)
-    out = g.op("Transpose", out, perm_i=axes) if moved else out
-    out.setType(kind)
-    return out
-
-
 def layer_norm(
     g: Any, input: Any, normalized_shape: Any, weight: Any, bias: Any, epsilon: Any, *flags: Any
 ) -> Any:
