@@ -94,6 +94,35 @@ def test_labels_may_be_ignored_and_weighted(how: dict[str, Any]) -> None:
     assert operators(forward)[loss_gradients.OPERATOR] == 1
 
 
+class Candidates(nn.Module):
+    """Picks several words of a row, one of them twice."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.head, self.number = nn.Linear(8, WORDS), number
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logarithms = self.head(x).reshape(-1, WORDS).log_softmax(-1)
+        steps = torch.arange(self.number, device=x.device) // 2
+        picked = logarithms.gather(1, (labels.reshape(-1, 1) + steps) % WORDS)
+        return (picked * picked.detach()).mean()
+
+
+@pytest.mark.parametrize("number", [3, WORDS])
+def test_several_may_be_picked_of_a_row(number: int) -> None:
+    torch.manual_seed(0)
+    plain = Candidates(number).train()
+    ours = copy.deepcopy(plain)
+    forward = attach(ours)
+    for rows, length in ((2, 6), (3, 5)):
+        for model in (plain, ours):
+            model.zero_grad()
+            model(*batch(rows, length)).backward()
+        for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)
+    assert operators(forward)[loss_gradients.OPERATOR] == 1
+
+
 class Penalized(nn.Module):
     """Uses the logarithms for more than the labels, and picks elsewhere, too."""
 

@@ -2,8 +2,8 @@
 
 The scores are a model's largest tensor: a number for each token and word. ONNX Runtime makes the
 gradient of their cross entropy of a zero matrix into which the labels are scattered, and of several
-passes over that. To it it adds the gradient that PyTorch has of the scores as an output of the
-model: a second matrix of zeros, where only the loss is used.
+passes over that. Then the gradient that PyTorch has of the scores as an output of the model is
+added: a second matrix of zeros, where only the loss is used.
 
 Of the loss's gradient d and the logarithms of the softmax s it is -d exp(s), and d more at the
 label. So one node of ours writes it once, and what PyTorch has is added only where there is any.
@@ -65,8 +65,8 @@ def scores_gradient(
 
     Args:
         logarithms: A row a token, a column a class.
-        gradient: Of the picked ones, a column.
-        label: Which ones were picked, a column.
+        gradient: Of the picked ones, a column for each that was picked of a row.
+        label: Which ones were picked; as large.
         outside: A further gradient of the scores, of as many elements; of none, a single zero.
 
     Returns:
@@ -74,7 +74,7 @@ def scores_gradient(
     """
     out = reused.empty((OPERATOR, logarithms.shape[1]), logarithms.shape, logarithms)
     rows = max(1, _CHUNK // logarithms.shape[1])
-    less = -gradient
+    less = -gradient.sum(1, keepdim=True)
     for start in range(0, len(out), rows):
         part = slice(start, start + rows)
         torch.exp(logarithms[part], out=out[part]).mul_(less[part])
@@ -130,10 +130,10 @@ class _Parts:
 def _of_softmax(picked: Any, parts: _Parts) -> Any:
     """The node that makes a `LogSoftmax`'s gradient of that of ones picked from rows alone."""
     found = parts.only(picked.output[0], "LogSoftmaxGrad_13")
-    if found is None or _axis(picked) != 1 or _axis(found) != 1:
+    if found is None or parts.rank(found.input[1]) != 2:
         return None
-    rows = parts.rank(found.input[1]) == 2
-    return found if rows and found.output[0] in torch_calls.floats(parts.graph) else None
+    last = _axis(picked) in (1, -1) and _axis(found) in (1, -1)
+    return found if last and found.output[0] in torch_calls.floats(parts.graph) else None
 
 
 def _written_once(picked: Any, softmax: Any, parts: _Parts) -> dict[str, list[Any]]:
