@@ -43,19 +43,26 @@ def of_layer_norm(rows: int, width: int) -> Inputs:
     return torch.randn(rows, width), x, weight, mean, rate
 
 
+def of_look_up(rows: int, width: int, number: int) -> Inputs:
+    """The shape of a table, which rows of it were looked up, and their gradient."""
+    index = torch.randint(0, rows, (number,))
+    return torch.tensor([rows, width]), index, torch.randn(number, width)
+
+
 def of_gather(rows: int, length: int, width: int) -> Inputs:
     """A gradient, the shape of what was picked from, and which places: as in DeBERTa."""
     index = torch.randint(0, width, (length, length)).expand(rows, length, length).contiguous()
     return torch.randn(index.shape), torch.tensor([rows, length, width]), index
 
 
-# As in GPT-2 124M with 2 x 256 tokens, and in a DeBERTa of 4 heads with 8 x 128.
+# As in GPT-2 124M with 2 x 256 tokens, RoBERTa's positions and DeBERTa's of 4 heads with 8 x 128.
 CASES: dict[str, tuple[Inputs, dict[str, int]]] = {
     "GeluGrad": (of_values(512, 3072), {}),
     "FastGeluGrad": (of_values(512, 3072), {}),
     "LayerNormalizationGrad": (of_layer_norm(512, 768), {"axis": -1}),
     "SoftmaxGrad_13": (of_softmax(torch.softmax, 24, 256, 256), {"axis": -1}),
     "LogSoftmaxGrad_13": (of_softmax(torch.log_softmax, 512, 50257), {"axis": -1}),
+    "GatherGrad": (of_look_up(514, 256, 1024), {"axis": 0}),
     "GatherElementsGrad": (of_gather(32, 128, 256), {"axis": -1}),
 }
 
@@ -105,7 +112,7 @@ def measured(name: str, turns: int) -> dict[str, Any]:
             seconds[way].append(time.perf_counter() - started)
     medians = {way: statistics.median(found) for way, found in seconds.items()}
     return {
-        "shape": list(inputs[0].shape),
+        "shape": list(inputs[-1 if name == "GatherGrad" else 0].shape),
         "milliseconds": {way: round(1000 * s, 2) for way, s in medians.items()},
         "onnxruntime_over_torch": round(medians["onnxruntime"] / medians["torch"], 2),
         "difference": float(f"{difference:.1e}"),

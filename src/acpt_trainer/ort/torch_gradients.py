@@ -85,6 +85,22 @@ def log_softmax(gradient: Tensor, y: Tensor, axis: int = -1) -> Tensor:
     return torch._log_softmax_backward_data(gradient, y, axis, y.dtype)
 
 
+def look_up(shape: Tensor, index: Tensor, gradient: Tensor, axis: int = 0) -> Tensor:
+    """Of what slices were looked up in, by `index` along an axis; negative ones count from its end.
+
+    Args:
+        shape: Of what they were looked up in.
+        index: Of any shape.
+        gradient: Of the slices; the shape of `index` is in place of the axis.
+        axis: The axis.
+    """
+    sizes = shape.tolist()
+    axis %= len(sizes)
+    rows = gradient.reshape(*sizes[:axis], index.numel(), *sizes[axis + 1 :])
+    places = index.reshape(-1).remainder(sizes[axis])
+    return gradient.new_zeros(sizes).index_add_(axis, places, rows)
+
+
 def gather(gradient: Tensor, shape: Tensor, index: Tensor, axis: int = 0) -> Tensor:
     """Of what elements were picked from, by `index` along an axis."""
     return gradient.new_zeros(shape.tolist()).scatter_add_(axis, index, gradient)
@@ -96,6 +112,7 @@ KERNELS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "LayerNormalizationGrad": layer_norm,
     "SoftmaxGrad_13": softmax,
     "LogSoftmaxGrad_13": log_softmax,
+    "GatherGrad": look_up,
     "GatherElementsGrad": gather,
 }
 """What takes a kernel's inputs and its attribute `axis`, and returns its outputs."""
