@@ -2,7 +2,8 @@
 
 For each model `auto` chooses for a long run. `acpt-trainer bench` then measures the same candidates
 in turn, and the winner's step is divided by the fastest one's. Eight steps are trained under `auto`
-and under the winner's name: their losses must be equal.
+and under the winner's name: their losses must be equal. At last the first model is chosen for with
+fp32 and bf16 both allowed.
 """
 
 from __future__ import annotations
@@ -51,18 +52,34 @@ def trained(made: Any) -> list[float]:
     return [entry["loss"] for entry in made.state.log_history if "loss" in entry]
 
 
-def measure(config: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Chooses, measures after the fact, and compares the losses."""
+def settled(config: Path, args: argparse.Namespace, folder: str, precisions: list[str]) -> Any:
+    """A trainer for which `auto` has chosen for a long run, and which trains a short one."""
     from acpt_trainer import get_strategy
 
-    names = args.candidates.split(",")
+    auto = get_strategy("auto").build(
+        candidates=args.candidates.split(","),
+        precisions=precisions,
+        budget=args.budget,
+        cache=False,
+    )
+    made = trainer(config, auto, folder, args.batch_size, args.block_size)
+    made.args.max_steps = LONG
+    made._settle(None)
+    made.args.max_steps = 8
+    return made
+
+
+def chosen(made: Any) -> dict[str, Any]:
+    """What `auto` took, and why."""
+    choice = made.strategy_report().choice
+    return {k: choice[k] for k in ("strategy", "precision", "why", "seconds", "table")}
+
+
+def measure(config: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Chooses, measures after the fact, and compares the losses."""
     with tempfile.TemporaryDirectory() as folder:
-        auto = get_strategy("auto").build(candidates=names, budget=args.budget, cache=False)
-        ours = trainer(config, auto, folder, args.batch_size, args.block_size)
-        ours.args.max_steps = LONG
-        ours._settle(None)
-        ours.args.max_steps = 8
-        choice = ours.strategy_report().choice
+        ours = settled(config, args, folder, ["fp32"])
+        choice = chosen(ours)
         ours = trained(ours)
         theirs = trained(
             trainer(config, choice["strategy"], folder, args.batch_size, args.block_size)
@@ -75,7 +92,7 @@ def measure(config: Path, args: argparse.Namespace) -> dict[str, Any]:
         bench = json.loads(Path(folder, "bench", "results.json").read_text())
     steps = {r["strategy"]: r["step_seconds"] for r in bench["rows"] if r["step_seconds"]}
     return {
-        "choice": {k: choice[k] for k in ("strategy", "precision", "why", "seconds", "table")},
+        "choice": choice,
         "bench_step_seconds": steps,
         "slower_than_the_best": steps[choice["strategy"]] / min(steps.values()),
         "losses_equal": ours == theirs,
@@ -97,6 +114,10 @@ def main() -> None:
     for name in args.models:
         found[name] = measure(HERE / "configs" / f"{name}.json", args)
         print(name, json.dumps(found[name], indent=1), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        both = settled(HERE / "configs" / f"{args.models[0]}.json", args, folder, ["fp32", "bf16"])
+        found["precision_free"] = {"model": args.models[0], "choice": chosen(both)}
+        print("precision free", json.dumps(found["precision_free"], indent=1), flush=True)
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n")
 
