@@ -55,6 +55,21 @@ def gradients(model: nn.Module, make: Callable[..., torch.Tensor], **kind: bool)
     return found
 
 
+def compared(make: Callable[[], nn.Module], *batches: tuple[torch.Tensor, ...]) -> dict[str, int]:
+    """Operators of the graph of a model, whose gradients are PyTorch's."""
+    torch.manual_seed(0)
+    plain = make().train()
+    ours = copy.deepcopy(plain)
+    forward = attach(ours)
+    for inputs in batches:
+        for model in (plain, ours):
+            model.zero_grad()
+            model(*inputs).backward()
+        for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)
+    return operators(forward)
+
+
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "the loss": lambda loss, best, scores: loss,
     "a share of the loss": lambda loss, best, scores: loss / 7,
@@ -110,17 +125,8 @@ class Candidates(nn.Module):
 
 @pytest.mark.parametrize("number", [3, WORDS])
 def test_several_may_be_picked_of_a_row(number: int) -> None:
-    torch.manual_seed(0)
-    plain = Candidates(number).train()
-    ours = copy.deepcopy(plain)
-    forward = attach(ours)
-    for rows, length in ((2, 6), (3, 5)):
-        for model in (plain, ours):
-            model.zero_grad()
-            model(*batch(rows, length)).backward()
-        for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
-            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6)
-    assert operators(forward)[loss_gradients.OPERATOR] == 1
+    found = compared(lambda: Candidates(number), batch(2, 6), batch(3, 5))
+    assert found[loss_gradients.OPERATOR] == 1
 
 
 class Penalized(nn.Module):
@@ -140,17 +146,7 @@ class Penalized(nn.Module):
 
 
 def test_what_is_not_a_plain_cross_entropy_is_left_as_it_is() -> None:
-    torch.manual_seed(0)
-    plain = Penalized().train()
-    ours = copy.deepcopy(plain)
-    forward = attach(ours)
-    for rows, length in ((2, 6), (3, 5)):
-        for model in (plain, ours):
-            model.zero_grad()
-            model(*batch(rows, length)).backward()
-        for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
-            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-7)
-    found = operators(forward)
+    found = compared(Penalized, batch(2, 6), batch(3, 5))
     assert loss_gradients.OPERATOR not in found
     assert found["acpt_GatherElementsGrad_1"] == found["acpt_GatherElementsGrad_-1"] == 1
 
@@ -164,17 +160,11 @@ def test_classes_of_more_axes_are_left_as_they_are() -> None:
         def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return functional.cross_entropy(functional.conv2d(x, self.weight), labels)
 
-    torch.manual_seed(0)
-    plain = Pictures().train()
-    ours = copy.deepcopy(plain)
-    forward = attach(ours)
-    for rows, size in ((2, 4), (3, 6)):
-        x, labels = torch.randn(rows, 3, size, size), torch.randint(0, 5, (rows, size, size))
-        for model in (plain, ours):
-            model.zero_grad()
-            model(x, labels).backward()
-        torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-6)
-    assert loss_gradients.OPERATOR not in operators(forward)
+    pictures = [
+        (torch.randn(rows, 3, size, size), torch.randint(0, 5, (rows, size, size)))
+        for rows, size in ((2, 4), (3, 6))
+    ]
+    assert loss_gradients.OPERATOR not in compared(Pictures, *pictures)
 
 
 def test_memory_of_many_lengths_is_that_of_the_longest() -> None:

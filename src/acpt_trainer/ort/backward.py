@@ -146,12 +146,11 @@ def _promising(manager: Any, plain: Any) -> Any:
             try:
                 _refuse_what_is_not_kept(ctx, call)
                 # ORTModule makes zeros as large as the outputs: it knows nothing of our passes.
-                given = [
-                    torch.zeros((), dtype=ctx.run_info.output_info[i][2])
-                    if gradient is None and i in without_shape()
-                    else gradient
-                    for i, gradient in enumerate(gradients)
-                ]
+                given = list(gradients)
+                for i in without_shape():
+                    if given[i] is None:
+                        _, device, dtype = ctx.run_info.output_info[i]
+                        given[i] = torch.zeros((), device=device, dtype=dtype)
                 threads.end_pytorchs()
                 found = plain.backward(ctx, *given)
                 torch_calls.raise_failure()

@@ -103,7 +103,7 @@ def look_up(shape: Tensor, index: Tensor, gradient: Tensor, axis: int = 0) -> Te
 
 def gather(gradient: Tensor, shape: Tensor, index: Tensor, axis: int = 0) -> Tensor:
     """Of what elements were picked from, by `index` along an axis."""
-    return gradient.new_zeros(shape.tolist()).scatter_add_(axis, index, gradient)
+    return gradient.new_zeros(shape.tolist()).scatter_add_(axis, index.long(), gradient)
 
 
 KERNELS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
