@@ -7,7 +7,6 @@ before, and nothing draws it a second time: the backward pass and recompute read
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from acpt_trainer.ort import torch_calls
-from acpt_trainer.ort.passes import run_around_gradients, taken
+from acpt_trainer.ort.passes import readers_of, replace_nodes, run_after_gradients
 
 OPERATOR = "acpt_dropout_mask"
 
@@ -59,7 +58,7 @@ def mask(x: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
 
 def draw_faster(stack: ExitStack) -> None:
     """Lets training graphs draw so until the stack is closed."""
-    run_around_gradients(stack, lambda info: None, rewrite)
+    run_after_gradients(stack, rewrite)
 
 
 def rewrite(graph: Any) -> None:
@@ -74,12 +73,7 @@ def rewrite(graph: Any) -> None:
     from onnx import numpy_helper
 
     numbers = {i.name: numpy_helper.to_array(i) for i in graph.initializer if not i.dims}
-    readers: dict[str, list[Any]] = collections.defaultdict(list)
-    for node in graph.node:
-        for name in taken(node):
-            readers[name].append(node)
-    for value in graph.output:
-        readers[value.name].append(value)
+    readers = readers_of(graph)
     replaced: dict[str, list[Any]] = {}
     for node in graph.node:
         if node.op_type != "Dropout" or len(node.output) != 2 or not readers[node.output[0]]:
@@ -94,10 +88,7 @@ def rewrite(graph: Any) -> None:
         for gradient in gradients:
             replaced[gradient.output[0]] = _backward(gradient, drawn)
     if replaced:
-        firsts = [(node, next(iter(node.output), "")) for node in graph.node]
-        nodes = [new for node, first in firsts for new in replaced.get(first, [node])]
-        del graph.node[:]
-        graph.node.extend(nodes)
+        replace_nodes(graph, replaced)
         torch_calls.engage(OPERATOR, mask)
 
 

@@ -11,14 +11,13 @@ label. So one node of ours writes it once, and what PyTorch has is added only wh
 
 from __future__ import annotations
 
-import collections
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from acpt_trainer.ort import reused, torch_calls
-from acpt_trainer.ort.passes import run_around_gradients, taken
+from acpt_trainer.ort.passes import readers_of, replace_nodes, run_after_gradients
 
 OPERATOR = "acpt_scores_gradient"
 
@@ -31,7 +30,7 @@ _FULL_SHAPE = "full_shape_outputs"
 def write_once(stack: ExitStack) -> None:
     """Lets training graphs compute it so until the stack is closed."""
     stack.callback(reused.clear)
-    run_around_gradients(stack, lambda info: None, rewrite)
+    run_after_gradients(stack, rewrite)
 
 
 def rewrite(graph: Any) -> None:
@@ -46,13 +45,9 @@ def rewrite(graph: Any) -> None:
         found = _of_softmax(picked, parts)
         if found is not None:
             replaced.update(_written_once(picked, found, parts))
-    if not replaced:
-        return
-    firsts = [(node, next(iter(node.output), "")) for node in graph.node]
-    nodes = [new for node, first in firsts for new in replaced.get(first, [node])]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    torch_calls.engage(OPERATOR, scores_gradient)
+    if replaced:
+        replace_nodes(graph, replaced)
+        torch_calls.engage(OPERATOR, scores_gradient)
 
 
 def scores_gradient(
@@ -104,12 +99,8 @@ class _Parts:
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.made_by = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[Any]] = collections.defaultdict(list)
-        for node in graph.node:
-            for name in taken(node):
-                self.readers[name].append(node)
-        for value in graph.output:
-            self.readers[value.name].append(value)
+        self.readers = readers_of(graph)
+        self.floats = torch_calls.floats(graph)
 
     def rank(self, name: str) -> int | None:
         """How many axes a value has, if that is known."""
@@ -133,7 +124,7 @@ def _of_softmax(picked: Any, parts: _Parts) -> Any:
     if found is None or parts.rank(found.input[1]) != 2:
         return None
     last = _axis(picked) in (1, -1) and _axis(found) in (1, -1)
-    return found if last and found.output[0] in torch_calls.floats(parts.graph) else None
+    return found if last and found.output[0] in parts.floats else None
 
 
 def _written_once(picked: Any, softmax: Any, parts: _Parts) -> dict[str, list[Any]]:
@@ -154,7 +145,7 @@ def _written_once(picked: Any, softmax: Any, parts: _Parts) -> dict[str, list[An
     replaced.update({node.output[0]: [] for node in copies})
     if view is None:
         replaced[result] = [torch_calls.node(OPERATOR, [*inputs, name], result)]
-        if result not in torch_calls.floats(parts.graph):
+        if result not in parts.floats:
             value = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
             parts.graph.value_info.append(value)  # not inferred of such a node
         return replaced

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,6 +38,30 @@ def run_around_gradients(
     functions["all"] = [*functions.get("all", []), (after, "all", 0)]
     set_attribute(stack, manager, "_initialize_graph_builder", initialize_graph_builder)
     set_attribute(stack, optimizers, "_OPTIMIZER_FUNCS", functions)
+
+
+def run_after_gradients(stack: ExitStack, after: Callable[[Any], None]) -> None:
+    """The same with a pass over the training graph alone."""
+    run_around_gradients(stack, lambda info: None, after)
+
+
+def readers_of(graph: Any) -> dict[str, list[Any]]:
+    """By name, the nodes that take a value, and the graph's output that it is."""
+    readers: dict[str, list[Any]] = collections.defaultdict(list)
+    for node in graph.node:
+        for name in taken(node):
+            readers[name].append(node)
+    for value in graph.output:
+        readers[value.name].append(value)
+    return readers
+
+
+def replace_nodes(graph: Any, replaced: Mapping[str, Sequence[Any]]) -> None:
+    """Puts nodes in the places of others, which are named by their first outputs."""
+    firsts = [(node, next(iter(node.output), "")) for node in graph.node]
+    nodes = [new for node, first in firsts for new in replaced.get(first, [node])]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def taken(node: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from acpt_trainer.ort.passes import run_around_gradients
+from acpt_trainer.ort.passes import run_after_gradients
 
 # Of what the gradients are, in their order; those of peepholes come last and are never asked for.
 _OUTPUTS = {"LSTMGrad": ("X", "W", "R", "B", "H", "C"), "GRUGrad": ("X", "W", "R", "B", "H")}
@@ -13,7 +13,7 @@ _OUTPUTS = {"LSTMGrad": ("X", "W", "R", "B", "H", "C"), "GRUGrad": ("X", "W", "R
 
 def mend_recurrences(stack: ExitStack) -> None:
     """Has what is frozen its gradient computed all the same, and not used."""
-    run_around_gradients(stack, lambda info: None, fill)
+    run_after_gradients(stack, fill)
 
 
 def fill(graph: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from acpt_trainer.ort import torch_calls
-from acpt_trainer.ort.passes import run_around_gradients
+from acpt_trainer.ort.passes import replace_nodes, run_after_gradients
 
 Tensor: TypeAlias = torch.Tensor
 _aten = torch.ops.aten
@@ -22,7 +22,7 @@ _aten = torch.ops.aten
 
 def use_torch(stack: ExitStack) -> None:
     """Lets training graphs compute them with PyTorch until the stack is closed."""
-    run_around_gradients(stack, lambda info: None, rewrite)
+    run_after_gradients(stack, rewrite)
 
 
 def rewrite(graph: Any) -> None:
@@ -32,17 +32,15 @@ def rewrite(graph: Any) -> None:
         graph: The `onnx.GraphProto`, changed in place.
     """
     floats = torch_calls.floats(graph)
-    nodes = []
+    replaced = {}
     for node in graph.node:
         function = KERNELS.get(node.op_type)
         if function is not None and floats.issuperset(node.output):
             stated = {a.name: a.i for a in node.attribute if a.name == "axis"}
             name = "_".join(("acpt", node.op_type, *map(str, stated.values())))
             torch_calls.engage(name, partial(function, **stated))
-            node = torch_calls.node(name, node.input, *node.output)
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+            replaced[node.output[0]] = [torch_calls.node(name, node.input, *node.output)]
+    replace_nodes(graph, replaced)
 
 
 def gelu(gradient: Tensor, x: Tensor) -> Tensor:

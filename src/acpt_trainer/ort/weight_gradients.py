@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from acpt_trainer.ort import reused, torch_calls
-from acpt_trainer.ort.passes import run_around_gradients
+from acpt_trainer.ort.passes import run_after_gradients
 
 OPERATOR = "acpt_weight_gradient"
 
@@ -28,7 +28,7 @@ SMALLEST = 2**16
 def use_torch(stack: ExitStack) -> None:
     """Lets training graphs compute them with PyTorch until the stack is closed."""
     stack.callback(reused.clear)
-    run_around_gradients(stack, lambda info: None, rewrite)
+    run_after_gradients(stack, rewrite)
 
 
 def rewrite(graph: Any) -> None:
